@@ -1,0 +1,51 @@
+"""XLM, XLM-R and XLM-R XL: tokenize, pretrain, fine-tune and run cross-lingual encoders.
+
+This is the front door. Every public name is listed in ``_PUBLIC`` beside the module that defines it and is loaded the
+first time it is used, so ``import xlm`` is quick and needs neither PyTorch nor any other framework. ``__init__.pyi``
+says the same to editors and type checkers; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC: dict[str, tuple[str, ...]] = {
+    "xlm.errors": (
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "InputError",
+        "MissingExtraError",
+        "OutputError",
+        "XLMError",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+# What a missing package is called in the extras: the name of the import, then the name of the extra.
+_EXTRA_OF = {"torch": "torch", "jax": "jax", "flax": "jax", "tensorflow": "tf", "keras": "tf", "matplotlib": "train"}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'xlm' has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        from xlm.errors import MissingExtraError
+
+        raise MissingExtraError(f"xlm.{name}", error.name or "", extra) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
