@@ -1,0 +1,403 @@
+"""``config.json`` and its object: aliases, unknown keys kept, every value checked with its name and rule."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from xlm.errors import ConfigError
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+# Keys that every model of the library's world carries; config.json holds them only where they differ from these values.
+BASE_DEFAULTS: dict[str, Any] = {
+    "return_dict": True,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "torchscript": False,
+    "torch_dtype": None,
+    "use_bfloat16": False,
+    "tf_legacy_loss": False,
+    "pruned_heads": {},
+    "tie_word_embeddings": True,
+    "is_encoder_decoder": False,
+    "is_decoder": False,
+    "cross_attention_hidden_size": None,
+    "add_cross_attention": False,
+    "tie_encoder_decoder": False,
+    "max_length": 20,
+    "min_length": 0,
+    "do_sample": False,
+    "early_stopping": False,
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "num_return_sequences": 1,
+    "chunk_size_feed_forward": 0,
+    "output_scores": False,
+    "return_dict_in_generate": False,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "remove_invalid_values": False,
+    "exponential_decay_length_penalty": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "architectures": None,
+    "finetuning_task": None,
+    "tokenizer_class": None,
+    "prefix": None,
+    "bos_token_id": None,
+    "pad_token_id": None,
+    "eos_token_id": None,
+    "sep_token_id": None,
+    "decoder_start_token_id": None,
+    "task_specific_params": None,
+    "problem_type": None,
+}
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+POSITIVE: Rule = ("an integer of at least 1", lambda v: _is_int(v) and v >= 1)
+COUNT: Rule = ("an integer of at least 0", lambda v: _is_int(v) and v >= 0)
+TOKEN_ID: Rule = ("an integer of at least 0 or None", lambda v: v is None or (_is_int(v) and v >= 0))
+PROBABILITY: Rule = (
+    "a number from 0 to 1",
+    lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1,
+)
+OPTIONAL_PROBABILITY: Rule = ("a number from 0 to 1 or None", lambda v: v is None or PROBABILITY[1](v))
+NON_NEGATIVE: Rule = (
+    "a number of at least 0",
+    lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0,
+)
+BOOLEAN: Rule = ("true or false", lambda v: isinstance(v, bool))
+ACTIVATION: Rule = ("a name or a callable", lambda v: isinstance(v, str) or callable(v))
+
+
+def one_of(*names: str) -> Rule:
+    """The rule that a value is one of ``names``."""
+    return ("one of " + ", ".join(names), lambda v: v in names)
+
+
+class PretrainedConfig:
+    """A model's configuration: attributes, read from and written to ``config.json``.
+
+    Sub-classes declare data only: ``model_type``, ``defaults`` (key -> default), ``attribute_map`` (alias -> key) and
+    ``rules`` (key -> rule). Unknown keyword arguments become attributes and survive a round trip.
+
+    Raises:
+        ConfigError: a value breaks the rule of its field, or two fields contradict each other.
+    """
+
+    model_type: ClassVar[str] = ""
+    attribute_map: ClassVar[dict[str, str]] = {}
+    defaults: ClassVar[dict[str, Any]] = {}
+    base_overrides: ClassVar[dict[str, Any]] = {}
+    """Defaults of base keys that the family changes without listing them in its own part of the file."""
+    rules: ClassVar[dict[str, Rule]] = {}
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    is_composition: ClassVar[bool] = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if len(args) > len(self.defaults):
+            raise ConfigError(f"{type(self).__name__} takes at most {len(self.defaults)} positional values, got {len(args)}")
+        given = dict(zip(self.defaults, args, strict=False))
+        if double := given.keys() & kwargs.keys():
+            raise ConfigError(f"{type(self).__name__}: {sorted(double)[0]} is given twice")
+        given.update(kwargs)
+        # An alias names the same field and, as in the references' files, wins over it where both are given.
+        for alias, key in self.attribute_map.items():
+            if alias in given:
+                given[key] = given.pop(alias)
+        if "dtype" in given:  # the newer name of the same key
+            given["torch_dtype"] = given.pop("dtype")
+        num_labels = given.pop("num_labels", None)
+        id2label, label2id = given.pop("id2label", None), given.pop("label2id", None)
+        for key, default in {**BASE_DEFAULTS, **self.base_overrides, **self.defaults}.items():
+            object.__setattr__(self, key, given.pop(key) if key in given else copy.deepcopy(default))
+        self.name_or_path: str = str(given.pop("_name_or_path", given.pop("name_or_path", "")))
+        given.pop("model_type", None)
+        self.transformers_version: str | None = given.pop("transformers_version", None)
+        self._commit_hash = given.pop("_commit_hash", None)
+        self._attn_implementation: str | None = given.pop("attn_implementation", given.pop("_attn_implementation", None))
+        self._set_labels(id2label, label2id, num_labels)
+        if isinstance(self.torch_dtype, str):
+            self.torch_dtype = self.torch_dtype.removeprefix("torch.")
+        if isinstance(self.pruned_heads, Mapping):
+            self.pruned_heads = {int(k): sorted(int(h) for h in v) for k, v in self.pruned_heads.items()}
+        for key, value in given.items():
+            setattr(self, key, value)
+        self.validate()
+
+    # -- labels -------------------------------------------------------------------------------------------------------
+
+    def _set_labels(self, id2label: Any, label2id: Any, num_labels: int | None) -> None:
+        if id2label is None:
+            self.num_labels = 2 if num_labels is None else num_labels
+            if label2id is not None:
+                self.label2id = {str(k): int(v) for k, v in label2id.items()}
+            return
+        try:
+            self.id2label = {int(k): str(v) for k, v in dict(id2label).items()}
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"id2label={id2label!r}: must map integers to names") from error
+        if num_labels is not None and len(self.id2label) != num_labels:
+            warnings.warn(
+                f"num_labels={num_labels} and id2label with {len(self.id2label)} names disagree; num_labels wins",
+                stacklevel=4,
+            )
+            self.num_labels = num_labels
+            return
+        self.label2id = (
+            {v: k for k, v in self.id2label.items()} if label2id is None else {str(k): int(v) for k, v in label2id.items()}
+        )
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels of a classification head: the length of ``id2label``."""
+        return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, value: int) -> None:
+        if not _is_int(value) or value < 1:
+            raise ConfigError(f"num_labels={value!r}: must be an integer of at least 1")
+        if getattr(self, "id2label", None) is None or len(self.id2label) != value:
+            self.id2label = {i: f"LABEL_{i}" for i in range(value)}
+            self.label2id = {v: k for k, v in self.id2label.items()}
+
+    # -- aliases ------------------------------------------------------------------------------------------------------
+
+    def __getattribute__(self, name: str) -> Any:
+        if name != "attribute_map" and name in type(self).attribute_map:
+            name = type(self).attribute_map[name]
+        return object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        name = type(self).attribute_map.get(name, name)
+        if name == "dtype":
+            name = "torch_dtype"
+        object.__setattr__(self, name, value)
+
+    @property
+    def dtype(self) -> Any:
+        """Data type of the saved weights: the newer name of ``torch_dtype``."""
+        return self.torch_dtype
+
+    @property
+    def use_return_dict(self) -> bool:
+        """Whether models answer with output objects: ``return_dict`` unless the model is meant for TorchScript."""
+        return bool(self.return_dict) and not self.torchscript
+
+    # -- checks -------------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check every field against its rule.
+
+        Raises:
+            ConfigError: names the field, its value and the rule.
+        """
+        for key, (rule, holds) in self.rules.items():
+            value = getattr(self, key)
+            if not holds(value):
+                raise ConfigError(f"{type(self).__name__}: {key}={value!r}: must be {rule}")
+        if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
+            raise ConfigError(f"problem_type={self.problem_type!r}: must be one of {', '.join(PROBLEM_TYPES)} or None")
+
+    # -- dictionaries and files ---------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every value, base keys included, as plain data."""
+        out: dict[str, Any] = {}
+        for key, value in self.__dict__.items():
+            if key in ("_commit_hash", "_attn_implementation", "name_or_path"):
+                continue
+            out[key] = copy.deepcopy(value) if not callable(value) else value
+        if self.model_type:
+            out["model_type"] = self.model_type
+        if self.name_or_path:
+            out["_name_or_path"] = self.name_or_path
+        if out.get("torch_dtype") is not None:
+            out["torch_dtype"] = str(out["torch_dtype"]).removeprefix("torch.")
+        return out
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What ``config.json`` holds: all keys of the family, base keys where they differ from their defaults."""
+        out, kept = self.to_dict(), {}
+        labels = {i: f"LABEL_{i}" for i in range(2)}
+        for key, value in out.items():
+            if key in ("id2label", "label2id"):
+                if self.id2label != labels:
+                    kept[key] = value
+            elif key == "transformers_version" or key in self.defaults or key not in BASE_DEFAULTS:
+                if value is not None or key in self.defaults:
+                    kept[key] = value
+            elif value != BASE_DEFAULTS[key]:
+                kept[key] = value
+        return kept
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The configuration as JSON text with sorted keys.
+
+        Raises:
+            ConfigError: an activation is a callable that no file can hold.
+        """
+        data = self.to_diff_dict() if use_diff else self.to_dict()
+        for key, value in data.items():
+            if callable(value):
+                name = getattr(value, "__name__", repr(value))
+                raise ConfigError(f"{key} is the callable {name}: a file can only hold a named activation")
+        return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """Write the configuration to a file, beside it first and then renamed."""
+        path = Path(json_file_path)
+        text = self.to_json_string(use_diff)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Write ``config.json`` into a folder, which is made if need be."""
+        del kwargs
+        folder = Path(save_directory)
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"save_directory={str(folder)!r} is a file: a folder is needed")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.to_json_file(folder / "config.json")
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Make a config from plain data; keyword arguments override. With ``return_unused_kwargs=True`` the keyword
+        arguments that name no field are returned beside the config instead of kept."""
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        data = dict(config_dict)
+        unused: dict[str, Any] = {}
+        fields = cls.fields()
+        for key, value in kwargs.items():
+            if return_unused and key not in fields and key not in data:
+                unused[key] = value
+            else:
+                if key == "num_labels":  # the names in the file belong to another number of labels
+                    names = data.get("id2label")
+                    if names is not None and len(names) != value:
+                        data.pop("id2label", None)
+                        data.pop("label2id", None)
+                if key == "id2label":
+                    data.pop("label2id", None)
+                data[key] = value
+        config = cls(**data)
+        return (config, unused) if return_unused else config
+
+    @classmethod
+    def fields(cls) -> set[str]:
+        """Every name the constructor knows: the family's keys, the base keys, aliases and labels."""
+        return {*cls.defaults, *BASE_DEFAULTS, *cls.attribute_map, "num_labels", "id2label", "label2id", "dtype"}
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
+        """Make a config from a JSON file."""
+        return cls.from_dict(read_json(Path(json_file)))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Read the ``config.json`` of a folder, a file or a hub name.
+
+        Raises:
+            CheckpointError: there is no such folder or name, or it has no config.
+            ConfigError: the config is not valid.
+        """
+        data = cls.get_config_dict(pretrained_model_name_or_path, kwargs)
+        found = data.get("model_type")
+        if cls.model_type and found and found != cls.model_type:
+            warnings.warn(
+                f"{pretrained_model_name_or_path}: config.json says model_type {found!r}, read as {cls.model_type!r}",
+                stacklevel=2,
+            )
+        return cls.from_dict(data, **kwargs)
+
+    @staticmethod
+    def get_config_dict(name_or_path: str | os.PathLike[str], options: dict[str, Any]) -> dict[str, Any]:
+        """The raw ``config.json``; takes hub options (``revision``, ``cache_dir``, ...) out of ``options``."""
+        from xlm.hub import resolve, take_hub_options
+
+        hub = take_hub_options(options)
+        path = Path(name_or_path)
+        if not path.is_file():
+            path = resolve(name_or_path, allow_patterns=["config.json"], **hub) / "config.json"
+        data = read_json(path)
+        data["_name_or_path"] = str(name_or_path)
+        return data
+
+    def update(self, config_dict: Mapping[str, Any]) -> None:
+        """Set several fields at once and check them all."""
+        for key, value in config_dict.items():
+            setattr(self, key, value)
+        self.validate()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a field, or ``default`` where there is none (adapter libraries read configs like this)."""
+        return getattr(self, key, default)
+
+    def get_text_config(self, decoder: bool = False, encoder: bool | None = None) -> Self:
+        """The config of the text part: this one (trainer libraries ask every config for it)."""
+        del decoder, encoder
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PretrainedConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        data = {k: getattr(v, "__name__", str(v)) if callable(v) else v for k, v in self.to_diff_dict().items()}
+        return f"{type(self).__name__} {json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)}\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; duplicate keys, other types and broken text are refused.
+
+    Raises:
+        ConfigError: names the file and the fault.
+    """
+    if not path.is_file():
+        from xlm.errors import CheckpointError
+
+        raise CheckpointError(f"{path}: no such file; a checkpoint folder needs a {path.name}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            keys = [k for k, _ in pairs]
+            raise ConfigError(f"{path}: the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+        return out
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds a {type(data).__name__}, not an object")
+    return data

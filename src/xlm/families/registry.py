@@ -1,0 +1,63 @@
+"""``model_type`` -> family: everything the rest of the library knows about a family, as one record of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from xlm.errors import ConfigError
+from xlm.families.config import PretrainedConfig
+from xlm.families.spec import EncoderSpec
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models.
+
+    Attributes:
+        model_type: the value in ``config.json``.
+        class_prefix: how the family's classes begin (``XLMRoberta``).
+        config_class: the class of its configs.
+        spec: config -> :class:`EncoderSpec`.
+        theirs_prefix: the attribute under which the published files keep the encoder of a model with a head.
+        encoder_names: name table ``ours  theirs`` of the encoder's tensors, relative to the encoder.
+        head_names: name table of the heads' tensors.
+        pooler: whether the family has a pooler at all.
+        published: names of the published checkpoints with their config overrides.
+        tokenizer_class: the name of the family's tokenizer class.
+    """
+
+    model_type: str
+    class_prefix: str
+    config_class: type[PretrainedConfig]
+    spec: Callable[[Any], EncoderSpec]
+    theirs_prefix: str
+    encoder_names: str
+    head_names: str
+    tokenizer_class: str
+    pooler: bool = True
+    published: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> Family:
+    """Add a family; the same ``model_type`` twice is a programming error."""
+    if family.model_type in FAMILIES:
+        raise ConfigError(f"model_type={family.model_type!r} is registered already")
+    FAMILIES[family.model_type] = family
+    return family
+
+
+def family_of(config: PretrainedConfig | str) -> Family:
+    """The family of a config or ``model_type``.
+
+    Raises:
+        ConfigError: no family has this ``model_type``.
+    """
+    model_type = config if isinstance(config, str) else config.model_type
+    if model_type not in FAMILIES:
+        raise ConfigError(f"model_type={model_type!r}: must be one of {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[model_type]
