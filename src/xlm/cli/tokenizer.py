@@ -1,0 +1,55 @@
+"""``xlm tokenizer``: train a vocabulary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from xlm.errors import ConfigError
+from xlm.tokenizers.train import train_sentencepiece
+
+app = typer.Typer(help="Train and examine vocabularies.", no_args_is_help=True)
+
+
+def languages_of(files: list[str]) -> dict[str, Path]:
+    """``en=path`` or a path whose name begins with the language code: ``en.txt``, ``en.train.txt.gz``."""
+    found: dict[str, Path] = {}
+    for item in files:
+        language, equals, name = item.partition("=")
+        path = Path(name if equals else item)
+        language = language if equals else path.name.split(".")[0]
+        if language in found:
+            raise ConfigError(f"language {language!r} is given twice: {found[language]} and {path}")
+        found[language] = path
+    return found
+
+
+@app.command()
+def train(
+    files: Annotated[list[str], typer.Argument(help="One text file a language, plain or .gz: en.txt or en=path.")],
+    out: Annotated[Path, typer.Option(help="Folder for sentencepiece.bpe.model.")],
+    vocab_size: Annotated[int, typer.Option(help="Ids in all, special tokens included.")] = 32000,
+    alpha: Annotated[float, typer.Option(help="Languages are drawn by p^alpha: 1 as the data is, 0 evenly.")] = 0.3,
+    seed: Annotated[int, typer.Option(help="Which lines are drawn.")] = 0,
+    character_coverage: Annotated[float, typer.Option(help="Share of characters that get pieces.")] = 0.9995,
+    max_characters: Annotated[int | None, typer.Option(help="Characters used in all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Train a SentencePiece unigram vocabulary on one text file per language."""
+    report = train_sentencepiece(
+        languages_of(files), vocab_size, out, alpha, seed, character_coverage, max_characters=max_characters
+    )
+    if as_json:
+        print(
+            json.dumps({"model": str(report.model), "pieces": report.pieces, "read": report.read, "used": report.used})
+        )
+        return
+    table = Table("language", "characters read", "characters used", title=f"{report.model}: {report.pieces:,} ids")
+    for language, read in report.read.items():
+        table.add_row(language, f"{read:,}", f"{report.used[language]:,}")
+    Console().print(table)
