@@ -122,7 +122,7 @@ def positions_after_padding_packed(xp: Any, ids: Array, starts: Array, pad_id: i
     """The same for packed ids (tokens,); ``starts`` (tokens,) is the index of the first token of each token's sequence."""
     real = ids != pad_id
     count = xp.cumsum(real, -1)
-    before = count[starts] - real[starts]
+    before = count[starts] - 1 * real[starts]
     return (count - before) * real + pad_id
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xlm.families.auto import AutoConfig
 from xlm.families.config import PretrainedConfig
 from xlm.families.registry import FAMILIES, Family, family_of
 from xlm.families.spec import EncoderSpec
@@ -11,6 +12,7 @@ from xlm.families.xlm_roberta_xl import XLMRobertaXLConfig
 
 __all__ = [
     "FAMILIES",
+    "AutoConfig",
     "EncoderSpec",
     "Family",
     "PretrainedConfig",

@@ -118,7 +118,9 @@ class PretrainedConfig:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if len(args) > len(self.defaults):
-            raise ConfigError(f"{type(self).__name__} takes at most {len(self.defaults)} positional values, got {len(args)}")
+            raise ConfigError(
+                f"{type(self).__name__} takes at most {len(self.defaults)} positional values, got {len(args)}"
+            )
         given = dict(zip(self.defaults, args, strict=False))
         if double := given.keys() & kwargs.keys():
             raise ConfigError(f"{type(self).__name__}: {sorted(double)[0]} is given twice")
@@ -137,7 +139,9 @@ class PretrainedConfig:
         given.pop("model_type", None)
         self.transformers_version: str | None = given.pop("transformers_version", None)
         self._commit_hash = given.pop("_commit_hash", None)
-        self._attn_implementation: str | None = given.pop("attn_implementation", given.pop("_attn_implementation", None))
+        self._attn_implementation: str | None = given.pop(
+            "attn_implementation", given.pop("_attn_implementation", None)
+        )
         self._set_labels(id2label, label2id, num_labels)
         if isinstance(self.torch_dtype, str):
             self.torch_dtype = self.torch_dtype.removeprefix("torch.")
@@ -167,7 +171,9 @@ class PretrainedConfig:
             self.num_labels = num_labels
             return
         self.label2id = (
-            {v: k for k, v in self.id2label.items()} if label2id is None else {str(k): int(v) for k, v in label2id.items()}
+            {v: k for k, v in self.id2label.items()}
+            if label2id is None
+            else {str(k): int(v) for k, v in label2id.items()}
         )
 
     @property

@@ -24,6 +24,7 @@ class Family:
         encoder_names: name table ``ours  theirs`` of the encoder's tensors, relative to the encoder.
         head_names: name table of the heads' tensors.
         pooler: whether the family has a pooler at all.
+        token_loss_masks_padding: whether token classification counts labels only where the attention mask is 1.
         published: names of the published checkpoints with their config overrides.
         tokenizer_class: the name of the family's tokenizer class.
     """
@@ -37,6 +38,7 @@ class Family:
     head_names: str
     tokenizer_class: str
     pooler: bool = True
+    token_loss_masks_padding: bool = False
     published: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

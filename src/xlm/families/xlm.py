@@ -166,7 +166,7 @@ encoder.layer.{}.output.LayerNorm.{}                layer_norm2.{}.{}
 
 HEAD_NAMES = """
 lm_head.decoder.weight                    pred_layer.proj.weight
-lm_head.bias                              pred_layer.proj.bias
+lm_head.decoder.bias                      pred_layer.proj.bias
 lm_head.decoder.head.{}                   pred_layer.proj.head.{}
 lm_head.decoder.tail.{}.{}.{}             pred_layer.proj.tail.{}.{}.{}
 sequence_summary.summary.{}               sequence_summary.summary.{}
@@ -184,7 +184,7 @@ def _languages(*names: str) -> dict[str, Any]:
     return {"n_langs": len(names), "lang2id": lang2id, "id2lang": {i: name for name, i in lang2id.items()}}
 
 
-_XNLI15 = _languages(*"ar bg de el en es fr hi ru sw th tr ur vi zh".split())
+_XNLI15 = _languages(*["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"])
 _1024 = {"emb_dim": 1024, "n_layers": 6, "n_heads": 8}
 
 FAMILY = register(
@@ -207,8 +207,18 @@ FAMILY = register(
             "FacebookAI/xlm-clm-enfr-1024": {**_1024, "vocab_size": 64139, **_languages("en", "fr")},
             "FacebookAI/xlm-mlm-xnli15-1024": {**_1024, "n_layers": 12, "vocab_size": 95000, **_XNLI15},
             "FacebookAI/xlm-mlm-tlm-xnli15-1024": {**_1024, "n_layers": 12, "vocab_size": 95000, **_XNLI15},
-            "FacebookAI/xlm-mlm-17-1280": {"emb_dim": 1280, "n_layers": 16, "vocab_size": 200000, "use_lang_emb": False},
-            "FacebookAI/xlm-mlm-100-1280": {"emb_dim": 1280, "n_layers": 16, "vocab_size": 200000, "use_lang_emb": False},
+            "FacebookAI/xlm-mlm-17-1280": {
+                "emb_dim": 1280,
+                "n_layers": 16,
+                "vocab_size": 200000,
+                "use_lang_emb": False,
+            },
+            "FacebookAI/xlm-mlm-100-1280": {
+                "emb_dim": 1280,
+                "n_layers": 16,
+                "vocab_size": 200000,
+                "use_lang_emb": False,
+            },
         },
     )
 )

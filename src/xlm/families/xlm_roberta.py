@@ -148,7 +148,6 @@ encoder.layer.{}.attention.output.LayerNorm.{}        encoder.layer.{}.attention
 encoder.layer.{}.crossattention.self.query.{}         encoder.layer.{}.crossattention.self.query.{}
 encoder.layer.{}.crossattention.self.key.{}           encoder.layer.{}.crossattention.self.key.{}
 encoder.layer.{}.crossattention.self.value.{}         encoder.layer.{}.crossattention.self.value.{}
-encoder.layer.{}.crossattention.self.distance_embedding.{}  encoder.layer.{}.crossattention.self.distance_embedding.{}
 encoder.layer.{}.crossattention.output.dense.{}       encoder.layer.{}.crossattention.output.dense.{}
 encoder.layer.{}.crossattention.output.LayerNorm.{}   encoder.layer.{}.crossattention.output.LayerNorm.{}
 encoder.layer.{}.intermediate.dense.{}                encoder.layer.{}.intermediate.dense.{}

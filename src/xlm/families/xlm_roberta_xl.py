@@ -47,7 +47,6 @@ encoder.layer.{}.attention.output.LayerNorm.{}        encoder.layer.{}.attention
 encoder.layer.{}.crossattention.self.query.{}         encoder.layer.{}.crossattention.self.query.{}
 encoder.layer.{}.crossattention.self.key.{}           encoder.layer.{}.crossattention.self.key.{}
 encoder.layer.{}.crossattention.self.value.{}         encoder.layer.{}.crossattention.self.value.{}
-encoder.layer.{}.crossattention.self.distance_embedding.{}  encoder.layer.{}.crossattention.self.distance_embedding.{}
 encoder.layer.{}.crossattention.output.dense.{}       encoder.layer.{}.crossattention.output.dense.{}
 encoder.layer.{}.crossattention.output.LayerNorm.{}   encoder.layer.{}.crossattention.self_attn_layer_norm.{}
 encoder.layer.{}.intermediate.dense.{}                encoder.layer.{}.intermediate.dense.{}
@@ -67,6 +66,7 @@ FAMILY = register(
         encoder_names=ENCODER_NAMES,
         head_names=xlm_roberta.HEAD_NAMES,
         tokenizer_class="XLMRobertaTokenizer",
+        token_loss_masks_padding=True,
         published={
             "facebook/xlm-roberta-xl": {},
             "facebook/xlm-roberta-xxl": {"hidden_size": 4096, "num_hidden_layers": 48, "intermediate_size": 16384},

@@ -1,0 +1,244 @@
+"""The search loops behind ``generate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlm.errors import InputError
+from xlm.families.config import PretrainedConfig
+
+
+@dataclass
+class Options:
+    """What shapes a search; see :meth:`xlm.backends.torch.generation.GenerationMixin.generate`."""
+
+    max_length: int = 20
+    max_new_tokens: int | None = None
+    min_length: int = 0
+    do_sample: bool = False
+    num_beams: int = 1
+    early_stopping: bool = False
+    num_return_sequences: int = 1
+    temperature: float = 1.0
+    top_k: int | None = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    length_penalty: float = 1.0
+    bos: int | None = None
+    pad: int | None = None
+    eos: tuple[int, ...] = ()
+    use_cache: bool = True
+    generator: torch.Generator | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, config: PretrainedConfig, kwargs: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+        """Options from a call, then the config, then defaults; and the arguments that are left for the model."""
+        rest, chosen = dict(kwargs), {}
+        short = {"bos": "bos_token_id", "pad": "pad_token_id", "eos": "eos_token_id"}
+        for option in fields(cls):
+            name = short.get(option.name, option.name)
+            value = rest.pop(name) if rest.get(name) is not None else getattr(config, name, None)
+            rest.pop(name, None)
+            if value is not None:
+                chosen[option.name] = value
+        eos = chosen.get("eos", ())
+        chosen["eos"] = tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+        if "pad" not in chosen and chosen["eos"]:
+            chosen["pad"] = chosen["eos"][0]
+        if kwargs.get("max_new_tokens") is None:
+            chosen.pop("max_new_tokens", None)
+        return cls(**chosen), rest
+
+    def check(self, ids: Tensor) -> None:
+        """Resolve lengths against the prompt and refuse impossible values."""
+        if self.max_new_tokens is not None:
+            self.max_length = ids.shape[1] + self.max_new_tokens
+        if self.max_length <= ids.shape[1]:
+            raise InputError(
+                f"max_length={self.max_length}: the prompt has {ids.shape[1]} tokens; raise it or give max_new_tokens"
+            )
+        if self.num_beams < 1 or self.num_return_sequences < 1:
+            raise InputError(
+                f"num_beams={self.num_beams}, num_return_sequences={self.num_return_sequences}: at least 1"
+            )
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise InputError(f"num_return_sequences={self.num_return_sequences}: at most num_beams={self.num_beams}")
+        if self.temperature <= 0:
+            raise InputError(f"temperature={self.temperature}: must be above 0; for the best token use do_sample=False")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
+
+    def shape(self, scores: Tensor, ids: Tensor) -> Tensor:
+        """Apply penalties and bans to next-token scores (b, vocab)."""
+        if self.repetition_penalty != 1.0:
+            seen = scores.gather(1, ids)
+            seen = torch.where(seen < 0, seen * self.repetition_penalty, seen / self.repetition_penalty)
+            scores = scores.scatter(1, ids, seen)
+        if self.no_repeat_ngram_size:
+            scores = _ban_repeats(scores, ids, self.no_repeat_ngram_size)
+        if self.eos and ids.shape[1] < self.min_length:
+            scores = scores.clone()
+            scores[:, list(self.eos)] = -torch.inf
+        return scores
+
+    def narrow(self, scores: Tensor) -> Tensor:
+        """Temperature, top-k and top-p on scores (b, vocab)."""
+        scores = scores / self.temperature
+        if self.top_k:
+            least = scores.topk(min(self.top_k, scores.shape[-1])).values[:, -1:]
+            scores = scores.masked_fill(scores < least, -torch.inf)
+        if self.top_p < 1.0:
+            order = scores.sort(descending=False, dim=-1)
+            drop = order.values.softmax(-1).cumsum(-1) <= 1 - self.top_p
+            drop[:, -1] = False
+            scores = scores.masked_fill(drop.scatter(1, order.indices, drop), -torch.inf)
+        return scores
+
+
+class Steps:
+    """Runs a model one step after the other and carries mask and cache."""
+
+    def __init__(self, model: Any, rows: int, options: Options, model_kwargs: dict[str, Any]) -> None:
+        self.model, self.kwargs = model, dict(model_kwargs)
+        mask = self.kwargs.pop("attention_mask", None)
+        repeat = options.num_beams if options.num_beams > 1 else options.num_return_sequences
+        self.mask = None if mask is None else mask.repeat_interleave(repeat, 0)
+        for key, value in self.kwargs.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape[0] * repeat == rows:
+                self.kwargs[key] = value.repeat_interleave(repeat, 0)
+        self.cached = options.use_cache and bool(getattr(model.config, "is_decoder", False))
+        self.past: Any = None
+
+    def scores(self, ids: Tensor) -> Tensor:
+        """Scores (b, vocab) of what follows ``ids`` (b, s)."""
+        if self.mask is not None and self.mask.shape[1] < ids.shape[1]:
+            grown = self.mask.new_ones(ids.shape[0], ids.shape[1] - self.mask.shape[1])
+            self.mask = torch.cat([self.mask, grown], dim=1)
+        inputs = self.model.prepare_inputs_for_generation(
+            ids, past_key_values=self.past, attention_mask=self.mask, **self.kwargs
+        )
+        if self.cached:
+            inputs["use_cache"] = True
+        output = self.model(**inputs, return_dict=True)
+        if self.cached:
+            self.past = output.past_key_values
+        return output.logits[:, -1].float()
+
+    def reorder(self, beams: Tensor) -> None:
+        """Let row ``i`` continue what row ``beams[i]`` began."""
+        if self.past is not None:
+            self.past = tuple(tuple(t.index_select(0, beams) for t in layer) for layer in self.past)
+        if self.mask is not None:
+            self.mask = self.mask.index_select(0, beams)
+
+
+def decode(model: Any, ids: Tensor, options: Options, model_kwargs: dict[str, Any]) -> Tensor:
+    """Greedy search or sampling."""
+    ids = ids.repeat_interleave(options.num_return_sequences, 0)
+    steps = Steps(model, ids.shape[0], options, model_kwargs)
+    running = torch.ones(ids.shape[0], dtype=torch.bool, device=ids.device)
+    eos = torch.tensor(options.eos, device=ids.device, dtype=ids.dtype)
+    while ids.shape[1] < options.max_length and bool(running.any()):
+        scores = options.shape(steps.scores(ids), ids)
+        if options.do_sample:
+            p = options.narrow(scores).softmax(-1)
+            token = torch.multinomial(p, 1, generator=options.generator).squeeze(1)
+        else:
+            token = scores.argmax(-1)
+        token = torch.where(running, token, torch.full_like(token, options.pad or 0))
+        ids = torch.cat([ids, token[:, None].to(ids.dtype)], dim=1)
+        running = running & ~torch.isin(token, eos)
+    return ids
+
+
+@dataclass
+class _Finished:
+    """The best finished sequences of one prompt."""
+
+    size: int
+    items: list[tuple[float, Tensor]] = field(default_factory=list)
+
+    def add(self, score: float, ids: Tensor) -> None:
+        self.items = sorted([*self.items, (score, ids)], key=lambda item: -item[0])[: self.size]
+
+    def closed(self, best_open: float, early: bool) -> bool:
+        return len(self.items) == self.size and (early or self.items[-1][0] >= best_open)
+
+
+def beam_search(model: Any, ids: Tensor, options: Options, model_kwargs: dict[str, Any]) -> Tensor:
+    """Beam search, with sampling inside the beams when ``do_sample`` is set; scores are sums over length ** penalty."""
+    batch, prompt, width = ids.shape[0], ids.shape[1], options.num_beams
+    ids = ids.repeat_interleave(width, 0)
+    steps = Steps(model, batch * width, options, model_kwargs)
+    eos = set(options.eos)
+    sums = torch.full((batch, width), -1e9, device=ids.device)
+    sums[:, 0] = 0.0
+    if options.do_sample:
+        sums.zero_()
+    done = [_Finished(width) for _ in range(batch)]
+    closed = [False] * batch
+    while ids.shape[1] < options.max_length and not all(closed):
+        scores = options.shape(steps.scores(ids).log_softmax(-1), ids)
+        total = (scores if not options.do_sample else options.narrow(scores)) + sums.view(-1, 1)
+        vocab = total.shape[-1]
+        total = total.view(batch, width * vocab)
+        count = min(max(2, 1 + len(eos)) * width, total.shape[1])
+        if options.do_sample:
+            picked = torch.multinomial(total.softmax(-1), count, generator=options.generator)
+            values, order = total.gather(1, picked).sort(descending=True, dim=1)
+            picked = picked.gather(1, order)
+        else:
+            values, picked = total.topk(count, dim=1)
+        rows, tokens, new_sums = [], [], torch.full_like(sums, -1e9)
+        length = ids.shape[1] + 1 - prompt
+        for b in range(batch):
+            kept = 0
+            for rank, (value, place) in enumerate(zip(values[b].tolist(), picked[b].tolist(), strict=True)):
+                beam, token = divmod(place, vocab)
+                row = b * width + beam
+                if token in eos:
+                    if rank < width and not closed[b]:
+                        done[b].add(value / length**options.length_penalty, _append(ids[row], token))
+                    continue
+                if kept < width:
+                    rows.append(row)
+                    tokens.append(token)
+                    new_sums[b, kept] = value
+                    kept += 1
+            best = float(values[b, 0]) / length**options.length_penalty
+            closed[b] = closed[b] or done[b].closed(best, options.early_stopping)
+        order = torch.tensor(rows, device=ids.device)
+        ids = torch.cat([ids[order], torch.tensor(tokens, device=ids.device, dtype=ids.dtype)[:, None]], dim=1)
+        steps.reorder(order)
+        sums = new_sums
+    length = max(1, ids.shape[1] - prompt)
+    for b in range(batch):
+        if not closed[b]:
+            for beam in range(width):
+                done[b].add(float(sums[b, beam]) / length**options.length_penalty, ids[b * width + beam])
+    best = [item[1] for d in done for item in d.items[: options.num_return_sequences]]
+    out = ids.new_full((len(best), max(len(row) for row in best)), options.pad or 0)
+    for i, row in enumerate(best):
+        out[i, : len(row)] = row
+    return out
+
+
+def _append(row: Tensor, token: int) -> Tensor:
+    return torch.cat([row, row.new_tensor([token])])
+
+
+def _ban_repeats(scores: Tensor, ids: Tensor, size: int) -> Tensor:
+    scores = scores.clone()
+    for row, sequence in enumerate(ids.tolist()):
+        prefix = sequence[len(sequence) - size + 1 :] if size > 1 else []
+        banned = [
+            sequence[i + size - 1] for i in range(len(sequence) - size + 1) if sequence[i : i + size - 1] == prefix
+        ]
+        if banned:
+            scores[row, banned] = -torch.inf
+    return scores

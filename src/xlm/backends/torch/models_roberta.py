@@ -1,0 +1,420 @@
+"""Calling conventions of XLM-RoBERTa and XLM-RoBERTa-XL: one abstract class a head, argument orders as documented."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from xlm.backends.torch import losses
+from xlm.backends.torch.generation import GenerationMixin
+from xlm.backends.torch.heads import ClassificationHead, LMHead
+from xlm.backends.torch.pretrained import PreTrainedModel
+from xlm.backends.torch.trunk import Call, Result, TrunkModel
+from xlm.batches.batch import Batch
+from xlm.errors import ConfigError
+from xlm.outputs import (
+    BaseModelOutputWithPoolingAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+
+class RobertaTrunk(TrunkModel):
+    """``…Model``: states and a pooled first token."""
+
+    def __init__(self, config: Any, add_pooling_layer: bool = True) -> None:
+        if config.add_cross_attention and not config.is_decoder:
+            raise ConfigError("add_cross_attention=True: cross-attention is for decoders; set is_decoder=True")
+        super().__init__(config, add_pooling_layer)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """States of token ids (b, s).
+
+        Args:
+            input_ids: (b, s) integers; or ``inputs_embeds`` (b, s, h).
+            attention_mask: (b, k) or (b, q, k), 1 = visible; ``None``: everything is.
+            token_type_ids, position_ids: (b, s).
+            head_mask: (heads,) or (layers, heads), factors of attention weights.
+            encoder_hidden_states, encoder_attention_mask: (b, k, h) and its mask, for decoders with cross-attention.
+            past_key_values: a layer's keys and values (b, heads, past, d), of decoders.
+
+        Returns:
+            :class:`xlm.outputs.BaseModelOutputWithPoolingAndCrossAttentions`, or a tuple with ``return_dict=False``.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states, encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values, use_cache=use_cache, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.run(call)
+        pooled = None if self.pooler is None else self.pooler(r.states)
+        if not (self.config.use_return_dict if return_dict is None else return_dict):
+            rest = (r.caches, r.hidden_states, r.attentions, r.cross_attentions)
+            return (r.states, pooled, *(v for v in rest if v is not None))
+        return BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=r.states,
+            pooler_output=pooled,
+            hidden_states=r.hidden_states,
+            past_key_values=r.caches,
+            attentions=r.attentions,
+            cross_attentions=r.cross_attentions,
+        )
+
+
+class RobertaHeadModel(PreTrainedModel):
+    """Abstract: a trunk under ``roberta`` and a head."""
+
+    trunk_class: ClassVar[type[RobertaTrunk]]
+    pooling: ClassVar[bool] = False
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.roberta = self.trunk_class(config, add_pooling_layer=self.pooling)
+        self.build_head(config)
+        for name, module in self.named_modules():
+            if name and not name.startswith("roberta") and next(self.parameters()).device.type != "meta":
+                self._init_module(name, module)
+        self.tie_weights()
+
+    def build_head(self, config: Any) -> None:
+        """Make the head's modules."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    def states(self, batch: Batch) -> Tensor:
+        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed."""
+        return self.roberta.states(batch)
+
+    def _wants_dict(self, return_dict: bool | None) -> bool:
+        return bool(self.config.use_return_dict if return_dict is None else return_dict)
+
+    def _dropout(self, config: Any) -> float:
+        given = config.classifier_dropout
+        return config.hidden_dropout_prob if given is None else given
+
+
+def flat(loss: Tensor | None, *values: Any) -> tuple[Any, ...]:
+    """A documented tuple: what is not ``None``, the loss first."""
+    return tuple(v for v in (loss, *values) if v is not None)
+
+
+class RobertaLMModel(RobertaHeadModel, GenerationMixin):
+    """Abstract: the language modelling heads."""
+
+    def build_head(self, config: Any) -> None:
+        self.lm_head = LMHead(config.hidden_size, config.vocab_size, config.layer_norm_eps)
+
+    def lm_logits(self, rows: Tensor) -> Tensor:
+        """The head on chosen states: (rows, hidden) -> (rows, vocab)."""
+        return self.lm_head(rows)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head.decoder = new_embeddings  # type: ignore[assignment]
+        if getattr(new_embeddings, "bias", None) is not None:
+            self.lm_head.bias = new_embeddings.bias  # type: ignore[assignment]
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        tied = self.config.tie_word_embeddings
+        self.lm_head.tie(self.roberta.embeddings.word_embeddings.weight if tied else None)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _resize_head(self, count: int) -> None:
+        decoder = self.lm_head.decoder
+        bias = nn.Parameter(self._resized(self.lm_head.bias, count), self.lm_head.bias.requires_grad)
+        new = nn.Linear(decoder.in_features, count, device="meta")
+        if not self.config.tie_word_embeddings:
+            new.weight = nn.Parameter(self._resized(decoder.weight, count), decoder.weight.requires_grad)
+        self.lm_head.decoder, self.lm_head.bias = new, bias
+
+
+class RobertaForMaskedLM(RobertaLMModel):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if config.is_decoder:
+            self.warn_once("decoder", f"{type(self).__name__} with is_decoder=True sees no later tokens")
+
+    def can_generate(self) -> bool:
+        return False
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (b, s, vocab); ``labels`` (b, s) with ``-100`` where nothing is asked give the mean cross-entropy.
+
+        Other arguments: see ``…Model.forward``. Returns :class:`xlm.outputs.MaskedLMOutput`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states, encoder_attention_mask=encoder_attention_mask,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        logits = self.lm_head(r.states)
+        loss = None if labels is None else losses.cross_entropy(logits, labels)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
+        return MaskedLMOutput(loss, logits, r.hidden_states, r.attentions)
+
+
+class RobertaForCausalLM(RobertaLMModel):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if not config.is_decoder:
+            self.warn_once("encoder", f"{type(self).__name__} without is_decoder=True sees later tokens too")
+
+    def can_generate(self) -> bool:
+        return True
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (b, s, vocab); ``labels`` (b, s) are the ids themselves, shifted here; with them no cache is kept.
+
+        Other arguments: see ``…Model.forward``. Returns :class:`xlm.outputs.CausalLMOutputWithCrossAttentions`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states, encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values, use_cache=use_cache if labels is None else False,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        logits = self.lm_head(r.states)
+        loss = None if labels is None else losses.shifted_cross_entropy(logits, labels)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
+        return CausalLMOutputWithCrossAttentions(
+            loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Any = None, attention_mask: Tensor | None = None, **model_kwargs: Any
+    ) -> dict[str, Any]:
+        """Arguments of the next step: with a past, only the ids it does not hold."""
+        if attention_mask is None:
+            attention_mask = input_ids.new_ones(input_ids.shape)
+        if past_key_values is not None:
+            past = past_key_values[0][0].shape[2]
+            input_ids = input_ids[:, past if input_ids.shape[1] > past else input_ids.shape[1] - 1 :]
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": past_key_values}
+        kept = ("encoder_hidden_states", "encoder_attention_mask")
+        return {**inputs, **{k: model_kwargs[k] for k in kept if model_kwargs.get(k) is not None}}
+
+
+class RobertaForSequenceClassification(RobertaHeadModel):
+    new_head = ("classifier.",)
+
+    def build_head(self, config: Any) -> None:
+        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, self._dropout(config))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (b, labels); ``labels`` (b,) classes, (b,) values or (b, labels) by ``config.problem_type``.
+
+        Other arguments: see ``…Model.forward``. Returns :class:`xlm.outputs.SequenceClassifierOutput`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        logits = self.classifier(r.states)
+        loss = None if labels is None else losses.classification(logits, labels, self.config, self.num_labels)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
+        return SequenceClassifierOutput(loss, logits, r.hidden_states, r.attentions)
+
+
+class RobertaForTokenClassification(RobertaHeadModel):
+    new_head = ("classifier.",)
+
+    def build_head(self, config: Any) -> None:
+        self.dropout = nn.Dropout(self._dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (b, s, labels); ``labels`` (b, s), ``-100`` where nothing is asked.
+
+        Other arguments: see ``…Model.forward``. Returns :class:`xlm.outputs.TokenClassifierOutput`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        logits = self.classifier(self.dropout(r.states))
+        loss = None
+        if labels is not None:
+            counted = labels.to(logits.device)
+            if self.family.token_loss_masks_padding and attention_mask is not None:
+                counted = counted.masked_fill(attention_mask.reshape(counted.shape) != 1, losses.IGNORED)
+            loss = losses.cross_entropy(logits, counted)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
+        return TokenClassifierOutput(loss, logits, r.hidden_states, r.attentions)
+
+
+class RobertaForQuestionAnswering(RobertaHeadModel):
+    new_head = ("qa_outputs.",)
+
+    def build_head(self, config: Any) -> None:
+        self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Start and end logits (b, s) each; positions (b,) of an answer's first and last token.
+
+        Other arguments: see ``…Model.forward``. Returns :class:`xlm.outputs.QuestionAnsweringModelOutput`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        start, end, loss = answer_ends(self.qa_outputs, r, start_positions, end_positions)
+        if not self._wants_dict(return_dict):
+            return flat(loss, start, end, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
+        return QuestionAnsweringModelOutput(loss, start, end, r.hidden_states, r.attentions)
+
+
+def answer_ends(
+    head: nn.Module, r: Result, start: Tensor | None, end: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Start and end logits (b, s) and, with both positions, the loss."""
+    logits = head(r.states)
+    if logits.shape[-1] != 2:
+        raise ConfigError(f"num_labels={logits.shape[-1]}: question answering needs 2")
+    starts, ends = (part.squeeze(-1).contiguous() for part in logits.split(1, dim=-1))
+    loss = None if start is None or end is None else losses.spans(starts, ends, start, end)
+    return starts, ends, loss
+
+
+class RobertaForMultipleChoice(RobertaHeadModel):
+    new_head = ("classifier.",)
+    pooling = True
+
+    def build_head(self, config: Any) -> None:
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (b, choices) of inputs (b, choices, s); ``labels`` (b,) name the right choice.
+
+        Returns :class:`xlm.outputs.MultipleChoiceModelOutput`; its hidden states are flat (b * choices, s, h).
+        """
+        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]  # type: ignore[union-attr]
+        call = Call(
+            *(flatten_choices(t) for t in (input_ids, attention_mask, token_type_ids, position_ids)), head_mask,
+            flatten_choices(inputs_embeds), output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        assert self.roberta.pooler is not None
+        logits = self.classifier(self.dropout(self.roberta.pooler(r.states))).view(-1, choices)
+        loss = None if labels is None else losses.cross_entropy(logits, labels)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
+        return MultipleChoiceModelOutput(loss, logits, r.hidden_states, r.attentions)
+
+
+def flatten_choices(value: Tensor | None) -> Tensor | None:
+    """(b, choices, ...) -> (b * choices, ...)."""
+    return None if value is None else value.reshape(-1, *value.shape[2:])

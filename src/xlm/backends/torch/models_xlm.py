@@ -1,0 +1,395 @@
+"""Calling conventions of XLM: one abstract class a head, argument orders as documented."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from xlm.backends.torch import losses
+from xlm.backends.torch.generation import GenerationMixin
+from xlm.backends.torch.heads import BeamQAHead, SequenceSummary, XLMHead
+from xlm.backends.torch.models_roberta import answer_ends, flat, flatten_choices
+from xlm.backends.torch.pretrained import PreTrainedModel
+from xlm.backends.torch.trunk import Call, TrunkModel
+from xlm.batches.batch import Batch
+from xlm.errors import InputError
+from xlm.outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+    XLMForQuestionAnsweringOutput,
+)
+
+
+class XLMTrunk(TrunkModel):
+    """``XLMModel``: states without a pooler."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config, add_pooling_layer=False)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: dict[Any, Any] | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """States of token ids (b, s).
+
+        Args:
+            input_ids: (b, s) integers; or ``inputs_embeds`` (b, s, h).
+            attention_mask: (b, s), 1 = a token; padding's states are zero.
+            langs: (b, s) language ids; ``None`` adds no language.
+            token_type_ids: (b, s), looked up in the word table; ``None`` adds nothing.
+            position_ids: (b, s).
+            lengths: (b,) tokens of each sequence, used where there is no mask.
+            cache: begin with ``{"slen": 0}`` and give the whole sequence each time: the output covers the new tokens.
+            head_mask: (heads,) or (layers, heads), factors of attention weights.
+
+        Returns:
+            :class:`xlm.outputs.BaseModelOutput`, or a tuple with ``return_dict=False``.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.run(call)
+        if not (self.config.use_return_dict if return_dict is None else return_dict):
+            return flat(None, r.states, r.hidden_states, r.attentions)
+        return BaseModelOutput(r.states, r.hidden_states, r.attentions)
+
+
+class XLMHeadModel(PreTrainedModel):
+    """Abstract: a trunk and a head."""
+
+    trunk_class: ClassVar[type[XLMTrunk]]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.roberta = self.trunk_class(config)
+        self.build_head(config)
+        for name, module in self.named_modules():
+            if name and not name.startswith("roberta") and next(self.parameters()).device.type != "meta":
+                self._init_module(name, module)
+        self.tie_weights()
+
+    def build_head(self, config: Any) -> None:
+        """Make the head's modules."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    @property
+    def transformer(self) -> XLMTrunk:
+        """The trunk under its published name."""
+        return self.roberta
+
+    def states(self, batch: Batch) -> Tensor:
+        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed."""
+        return self.roberta.states(batch)
+
+    def _wants_dict(self, return_dict: bool | None) -> bool:
+        return bool(self.config.use_return_dict if return_dict is None else return_dict)
+
+
+class XLMLMHeadModel(XLMHeadModel, GenerationMixin):
+    def build_head(self, config: Any) -> None:
+        self.lm_head = XLMHead(config)
+
+    @property
+    def pred_layer(self) -> XLMHead:
+        """The head under its published name."""
+        return self.lm_head
+
+    def can_generate(self) -> bool:
+        return True
+
+    def lm_logits(self, rows: Tensor) -> Tensor:
+        """The head on chosen states: (rows, hidden) -> (rows, vocab)."""
+        return self.lm_head(rows)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.lm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head.decoder = new_embeddings
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        if self.config.tie_word_embeddings:
+            self.lm_head.tie(self.roberta.embeddings.word_embeddings.weight)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _resize_head(self, count: int) -> None:
+        if self.lm_head.adaptive:
+            raise InputError(f"new_num_tokens={count}: an adaptive softmax cannot be resized")
+        decoder: Any = self.lm_head.decoder
+        new = nn.Linear(decoder.in_features, count, device="meta")
+        new.bias = nn.Parameter(self._resized(decoder.bias, count), decoder.bias.requires_grad)
+        new.weight = nn.Parameter(self._resized(decoder.weight, count), decoder.weight.requires_grad)
+        self.lm_head.decoder = new
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: dict[Any, Any] | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (b, s, vocab) (log-probabilities with ``asm``); ``labels`` (b, s) are compared in place, not shifted.
+
+        Other arguments: see ``XLMModel.forward``. Returns :class:`xlm.outputs.MaskedLMOutput`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        logits = self.lm_head(r.states)
+        loss = None if labels is None else losses.cross_entropy(logits, labels)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.hidden_states, r.attentions)
+        return MaskedLMOutput(loss, logits, r.hidden_states, r.attentions)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """Arguments of the next step: a mask token to fill at the end, and ``lang_id`` for every token."""
+        del kwargs
+        config = self.config
+        column = input_ids.new_full((input_ids.shape[0], 1), config.mask_token_id)
+        ids = torch.cat([input_ids, column], dim=1)
+        return {"input_ids": ids, "langs": None if config.lang_id is None else torch.full_like(ids, config.lang_id)}
+
+
+class XLMSequenceClassifier(XLMHeadModel):
+    new_head = ("sequence_summary.",)
+
+    def build_head(self, config: Any) -> None:
+        self.sequence_summary = SequenceSummary(config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: dict[Any, Any] | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (b, labels); ``labels`` (b,) classes, (b,) values or (b, labels) by ``config.problem_type``.
+
+        Other arguments: see ``XLMModel.forward``. Returns :class:`xlm.outputs.SequenceClassifierOutput`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        logits = self.sequence_summary(r.states)
+        loss = None if labels is None else losses.classification(logits, labels, self.config, self.num_labels)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.hidden_states, r.attentions)
+        return SequenceClassifierOutput(loss, logits, r.hidden_states, r.attentions)
+
+
+class XLMTokenClassifier(XLMHeadModel):
+    new_head = ("classifier.",)
+
+    def build_head(self, config: Any) -> None:
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.emb_dim, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: dict[Any, Any] | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (b, s, labels); ``labels`` (b, s), ``-100`` where nothing is asked.
+
+        Other arguments: see ``XLMModel.forward``. Returns :class:`xlm.outputs.TokenClassifierOutput`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        logits = self.classifier(self.dropout(r.states))
+        loss = None if labels is None else losses.cross_entropy(logits, labels)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.hidden_states, r.attentions)
+        return TokenClassifierOutput(loss, logits, r.hidden_states, r.attentions)
+
+
+class XLMSimpleQA(XLMHeadModel):
+    new_head = ("qa_outputs.",)
+
+    def build_head(self, config: Any) -> None:
+        self.qa_outputs = nn.Linear(config.emb_dim, config.num_labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: dict[Any, Any] | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Start and end logits (b, s) each; positions (b,) of an answer's first and last token.
+
+        Other arguments: see ``XLMModel.forward``. Returns :class:`xlm.outputs.QuestionAnsweringModelOutput`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        start, end, loss = answer_ends(self.qa_outputs, r, start_positions, end_positions)
+        if not self._wants_dict(return_dict):
+            return flat(loss, start, end, r.hidden_states, r.attentions)
+        return QuestionAnsweringModelOutput(loss, start, end, r.hidden_states, r.attentions)
+
+
+class XLMBeamQA(XLMHeadModel):
+    new_head = ("qa_outputs.",)
+
+    def build_head(self, config: Any) -> None:
+        self.qa_outputs = BeamQAHead(config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: dict[Any, Any] | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        is_impossible: Tensor | None = None,
+        cls_index: Tensor | None = None,
+        p_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Beam-searched answers, or with both positions the loss alone.
+
+        Args:
+            start_positions, end_positions: (b,) of an answer's first and last token.
+            is_impossible: (b,), 1 where the context has no answer.
+            cls_index: (b,) of the token that decides whether there is an answer; ``None``: the last.
+            p_mask: (b, s), 1 where no answer may begin or end.
+
+        Other arguments: see ``XLMModel.forward``. Returns :class:`xlm.outputs.XLMForQuestionAnsweringOutput`.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        loss, found = None, ()
+        if start_positions is not None and end_positions is not None:
+            loss = self.qa_outputs.loss(r.states, start_positions, end_positions, cls_index, is_impossible, p_mask)
+        else:
+            found = self.qa_outputs.search(r.states, cls_index, p_mask)
+        if not self._wants_dict(return_dict):
+            return flat(loss, *found, r.hidden_states, r.attentions)
+        names = ("start_top_log_probs", "start_top_index", "end_top_log_probs", "end_top_index", "cls_logits")
+        return XLMForQuestionAnsweringOutput(
+            loss=loss,
+            **dict(zip(names, found, strict=False)),
+            hidden_states=r.hidden_states,
+            attentions=r.attentions,
+        )
+
+
+class XLMMultipleChoice(XLMHeadModel):
+    new_head = ("sequence_summary.", "logits_proj.")
+
+    def build_head(self, config: Any) -> None:
+        self.sequence_summary = SequenceSummary(config)
+        self.logits_proj = nn.Linear(config.num_labels, 1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: dict[Any, Any] | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Logits (b, choices) of inputs (b, choices, s); ``labels`` (b,) name the right choice. ``lengths`` are not used.
+
+        Returns :class:`xlm.outputs.MultipleChoiceModelOutput`; its hidden states are flat (b * choices, s, h).
+        """
+        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]  # type: ignore[union-attr]
+        if lengths is not None:
+            self.warn_once("lengths", "lengths: not used with multiple choice; give attention_mask instead")
+        call = Call(
+            *(flatten_choices(t) for t in (input_ids, attention_mask, token_type_ids, position_ids)), head_mask,
+            flatten_choices(inputs_embeds), flatten_choices(langs), None, cache, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(call)
+        logits = self.logits_proj(self.sequence_summary(r.states)).view(-1, choices)
+        loss = None if labels is None else losses.cross_entropy(logits, labels)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.hidden_states, r.attentions)
+        return MultipleChoiceModelOutput(loss, logits, r.hidden_states, r.attentions)

@@ -1,0 +1,286 @@
+"""The model under every head: embeddings, encoder and pooler, and the one forward that everything runs.
+
+The documented classes only name their arguments; what they mean is decided here, once, from the spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlm.backends.torch.embeddings import Embeddings, check_ids
+from xlm.backends.torch.encoder import Encoder, Trace
+from xlm.backends.torch.heads import Pooler
+from xlm.backends.torch.layout import Padded, Ragged, cross_attention_bias, self_attention_bias
+from xlm.backends.torch.ops import PLAIN
+from xlm.backends.torch.pretrained import PreTrainedModel
+from xlm.batches.batch import Batch, positions_after_padding, positions_after_padding_packed
+from xlm.errors import InputError
+from xlm.families.config import PretrainedConfig
+
+
+@dataclass
+class Call:
+    """The arguments of one documented forward, of whichever family; absent ones are ``None``."""
+
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    position_ids: Tensor | None = None
+    head_mask: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+    langs: Tensor | None = None
+    lengths: Tensor | None = None
+    cache: dict[Any, Any] | None = None
+    encoder_hidden_states: Tensor | None = None
+    encoder_attention_mask: Tensor | None = None
+    past_key_values: Any = None
+    use_cache: bool | None = None
+    output_attentions: bool | None = None
+    output_hidden_states: bool | None = None
+    return_dict: bool | None = None
+
+
+@dataclass
+class Result:
+    """States of one forward as (b, s, h), and its trace in the shapes of the documentation."""
+
+    states: Tensor
+    trace: Trace
+    caches: tuple[Any, ...] | None
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+    cross_attentions: tuple[Tensor, ...] | None
+
+
+class TrunkModel(PreTrainedModel):
+    """Abstract base of ``XLMModel``, ``XLMRobertaModel`` and ``XLMRobertaXLModel``."""
+
+    def __init__(self, config: PretrainedConfig, add_pooling_layer: bool = True, *, initialise: bool = True) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(self.spec, PLAIN)
+        self.encoder = Encoder(self.spec, PLAIN)
+        self.pooler = Pooler(self.spec.hidden_size) if add_pooling_layer and self.family.pooler else None
+        if initialise:
+            self.post_init()
+
+    def states(self, batch: Batch) -> Tensor:
+        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed."""
+        if not batch.is_packed:
+            call = Call(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                token_type_ids=batch.token_type_ids,
+                position_ids=batch.position_ids,
+                langs=batch.languages,
+            )
+            return self.run(call).states.reshape(-1, self.spec.hidden_size)
+        assert batch.lengths is not None
+        spec, ids = self.spec, batch.ids
+        check_ids("input_ids", ids, spec.vocab_size, "the vocabulary")
+        layout = Ragged.of(batch.lengths, spec.is_decoder or spec.causal_only)
+        positions = self._packed_positions(batch) if batch.position_ids is None else batch.position_ids
+        self._check_extra(positions, batch.token_type_ids, batch.languages)
+        embedded = self.embeddings(
+            self.embeddings.word_embeddings(ids), positions, batch.token_type_ids, batch.languages, None
+        )
+        return self.encoder(embedded, layout)[0]
+
+    def _packed_positions(self, batch: Batch) -> Tensor:
+        assert batch.lengths is not None
+        device = batch.ids.device
+        lengths = torch.tensor(batch.lengths, device=device)
+        starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        if self.spec.positions_skip_padding:
+            return positions_after_padding_packed(torch, batch.ids, starts, self.spec.pad_id)
+        return torch.arange(batch.ids.shape[0], device=device) - starts
+
+    def run(self, call: Call) -> Result:
+        """One forward over a padded batch.
+
+        Raises:
+            InputError: both or neither of ids and embeddings, ids outside their tables, more tokens than positions,
+                masks of a wrong shape, arguments that contradict each other.
+        """
+        spec, config = self.spec, self.config
+        ids, embeds = call.input_ids, call.inputs_embeds
+        if (ids is None) == (embeds is None):
+            raise InputError("give either input_ids or inputs_embeds" + (", not both" if ids is not None else ""))
+        full = ids if ids is not None else embeds
+        assert full is not None
+        if full.ndim != (2 if embeds is None else 3):
+            what = "input_ids" if embeds is None else "inputs_embeds"
+            raise InputError(
+                f"{what} of shape {tuple(full.shape)}: must be (batch, sequence{', hidden' * (embeds is not None)})"
+            )
+        if ids is not None:
+            check_ids("input_ids", ids, spec.vocab_size, "the vocabulary")
+        batch, total = full.shape[0], full.shape[1]
+        weights = config.output_attentions if call.output_attentions is None else call.output_attentions
+        hidden = config.output_hidden_states if call.output_hidden_states is None else call.output_hidden_states
+        past, caches, keep = self._past(call, total)
+
+        mask = call.attention_mask
+        if spec.lengths_make_mask and mask is None:
+            mask = self._mask_of_lengths(call, batch, total)
+        elif spec.lengths_make_mask and mask is not None and tuple(mask.shape) != (batch, total):
+            raise InputError(f"attention_mask of shape {tuple(mask.shape)}: must be {(batch, total)} like the input")
+        # With a cache XLM takes the whole sequence again and computes the new tokens; the others take new tokens only.
+        whole = call.cache is not None
+        new = total - past if whole else total
+        words = embeds if ids is None else self.embeddings.word_embeddings(ids[:, total - new :])
+        assert words is not None
+        if embeds is not None:
+            words = embeds[:, total - new :]
+            if words.shape[-1] != spec.hidden_size:
+                raise InputError(f"inputs_embeds of width {words.shape[-1]}: must be {spec.hidden_size}")
+        positions = self._positions(call, batch, total, 0 if whole else past)
+        types = self._rows("token_type_ids", call.token_type_ids, batch, total)
+        languages = self._rows("langs", call.langs, batch, total)
+        self._check_extra(positions, types, languages)
+        positions, types, languages = (
+            None if t is None else t[:, total - new :].reshape(-1) for t in (positions, types, languages)
+        )
+        row_mask = None
+        if spec.zero_padding and mask is not None:
+            row_mask = mask[:, total - new :].reshape(-1, 1)
+        assert positions is not None
+        x = self.embeddings(words.reshape(batch * new, -1), positions, types, languages, row_mask)
+        bias = self_attention_bias(spec, mask, batch, new, past, x.dtype, x.device)
+        layout = Padded(batch, new, bias, row_mask, past)
+        x, trace = self.encoder(
+            x,
+            layout,
+            head_mask=self._head_mask(call.head_mask, x.dtype),
+            source=self._source(call, batch, new),
+            caches=caches,
+            keep=keep,
+            hidden=bool(hidden),
+            weights=bool(weights),
+        )
+        kept = self._keep(call, trace, past + new if whole else 0) if keep else None
+        shape = (batch, new, spec.hidden_size)
+        return Result(
+            states=x.view(shape),
+            trace=trace,
+            caches=kept,
+            hidden_states=tuple(h.view(shape) for h in trace.hidden_states) if hidden else None,
+            attentions=tuple(trace.attentions) if weights else None,
+            cross_attentions=tuple(trace.cross_attentions) if weights and spec.cross_attention else None,
+        )
+
+    # -- the parts of a call ------------------------------------------------------------------------------------------
+
+    def _past(self, call: Call, total: int) -> tuple[int, Any, bool]:
+        """Tokens in the past, each layer's keys and values, and whether to keep new ones."""
+        if call.cache is not None:
+            if "slen" not in call.cache:
+                raise InputError("cache without the key 'slen': begin with {'slen': 0}")
+            past = int(call.cache["slen"])
+            if past >= total:
+                raise InputError(f"cache of {past} tokens: the input must be the whole sequence, it has {total}")
+            caches = [call.cache.get(i) for i in range(self.spec.num_layers)] if past else None
+            return past, caches, True
+        if not self.spec.is_decoder:
+            return 0, None, False
+        keep = self.config.use_cache if call.use_cache is None else call.use_cache
+        if self.encoder.gradient_checkpointing and self.training:
+            keep = False
+        if call.past_key_values is None:
+            return 0, None, bool(keep)
+        if len(call.past_key_values) != self.spec.num_layers:
+            raise InputError(
+                f"past_key_values of {len(call.past_key_values)} layers: the model has {self.spec.num_layers}"
+            )
+        return call.past_key_values[0][0].shape[2], call.past_key_values, bool(keep)
+
+    def _keep(self, call: Call, trace: Trace, length: int) -> tuple[Any, ...]:
+        if call.cache is None:
+            return tuple(trace.caches)
+        call.cache.update(enumerate(trace.caches))
+        call.cache["slen"] = length
+        return ()
+
+    def _mask_of_lengths(self, call: Call, batch: int, total: int) -> Tensor:
+        source = call.input_ids if call.input_ids is not None else call.inputs_embeds
+        assert source is not None
+        lengths = call.lengths
+        if lengths is None:
+            if call.input_ids is None:
+                return torch.ones(batch, total, dtype=torch.long, device=source.device)
+            lengths = (call.input_ids != self.spec.pad_id).sum(dim=1)
+        elif not torch.compiler.is_compiling():
+            if tuple(lengths.shape) != (batch,):
+                raise InputError(f"lengths of shape {tuple(lengths.shape)}: must be ({batch},)")
+            if batch and (int(lengths.max()) > total or int(lengths.min()) < 0):
+                raise InputError(f"lengths={lengths.tolist()}: must be from 0 to {total}")
+        return (torch.arange(total, device=source.device)[None, :] < lengths.to(source.device)[:, None]).long()
+
+    def _positions(self, call: Call, batch: int, total: int, past: int) -> Tensor:
+        spec = self.spec
+        if call.position_ids is not None:
+            positions = self._rows("position_ids", call.position_ids, batch, total)
+            assert positions is not None
+            return positions
+        if spec.positions_skip_padding and call.input_ids is not None:
+            return positions_after_padding(torch, call.input_ids, spec.pad_id, past)
+        source = call.input_ids if call.input_ids is not None else call.inputs_embeds
+        assert source is not None
+        places = torch.arange(spec.position_offset, spec.position_offset + total, device=source.device)
+        return places[None].expand(batch, total)
+
+    @staticmethod
+    def _rows(name: str, value: Tensor | None, batch: int, total: int) -> Tensor | None:
+        if value is None:
+            return None
+        if value.ndim == 1:
+            value = value[None]
+        if value.ndim != 2 or value.shape[0] not in (1, batch) or value.shape[1] != total:
+            raise InputError(f"{name} of shape {tuple(value.shape)}: must be {(batch, total)} like the input")
+        return value.expand(batch, total)
+
+    def _check_extra(self, positions: Tensor, types: Tensor | None, languages: Tensor | None) -> None:
+        spec = self.spec
+        if spec.position_kind == "absolute":
+            if positions.shape[-1] > spec.max_tokens and not torch.compiler.is_compiling() and positions.ndim == 2:
+                raise InputError(
+                    f"{positions.shape[-1]} tokens: the model has positions for {spec.max_tokens} "
+                    f"(max_position_embeddings={spec.max_positions})"
+                )
+            check_ids("position_ids", positions, spec.max_positions, f"the longest input has {spec.max_tokens} tokens")
+        if types is not None:
+            limit = spec.vocab_size if spec.token_types_from_words else spec.num_token_types
+            check_ids(
+                "token_type_ids",
+                types,
+                limit,
+                "type_vocab_size" if not spec.token_types_from_words else "the vocabulary",
+            )
+        if languages is not None and spec.num_languages:
+            check_ids("langs", languages, spec.num_languages, "n_langs")
+
+    def _head_mask(self, mask: Tensor | None, dtype: torch.dtype) -> list[Tensor] | None:
+        if mask is None:
+            return None
+        layers, heads = self.spec.num_layers, self.spec.num_heads
+        if tuple(mask.shape) == (heads,):
+            mask = mask[None].expand(layers, heads)
+        if tuple(mask.shape[:2]) != (layers, heads):
+            raise InputError(f"head_mask of shape {tuple(mask.shape)}: must be ({heads},) or ({layers}, {heads})")
+        return [m.to(dtype).view(1, -1, 1, 1) for m in mask]
+
+    def _source(self, call: Call, batch: int, queries: int) -> tuple[Tensor, int, Tensor | None] | None:
+        states = call.encoder_hidden_states
+        if states is None or not self.spec.is_decoder:
+            return None
+        if not self.spec.cross_attention:
+            raise InputError("encoder_hidden_states: the model has no cross-attention; set add_cross_attention=True")
+        if states.ndim != 3 or states.shape[0] != batch or states.shape[2] != self.spec.hidden_size:
+            raise InputError(
+                f"encoder_hidden_states of shape {tuple(states.shape)}: must be ({batch}, tokens, {self.spec.hidden_size})"
+            )
+        bias = cross_attention_bias(call.encoder_attention_mask, batch, queries, states.shape[1], states.dtype)
+        return states.reshape(-1, states.shape[2]), states.shape[1], bias

@@ -1,0 +1,354 @@
+"""Between files and modules: parameters are made without memory and take over the tensors that a file holds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xlm.checkpoints.names import NameTable
+from xlm.checkpoints.report import Report, fit, modern_name
+from xlm.errors import CheckpointError, ConfigError, InputError
+from xlm.families.registry import Family
+
+if TYPE_CHECKING:
+    from xlm.backends.torch.pretrained import PreTrainedModel
+
+log = logging.getLogger("xlm")
+PREFIX = "roberta."
+# Tied names: never in a file, or there as copies of the tensor they are tied to.
+COPIES = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"}
+
+
+def dtype_of(value: Any) -> torch.dtype | None:
+    """A torch dtype from itself or its name; ``None`` and ``"auto"`` are ``None``.
+
+    Raises:
+        ConfigError: not a floating data type.
+    """
+    if value is None or value == "auto":
+        return None
+    found = value if isinstance(value, torch.dtype) else getattr(torch, str(value).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ConfigError(f"dtype={value!r}: must be float32, bfloat16, float16 or float64")
+    return found
+
+
+def name_table(family: Family) -> NameTable:
+    """The family's table over the names of a model with a head."""
+    prefix = family.theirs_prefix + "."
+    lines = []
+    for raw in family.encoder_names.splitlines():
+        columns = raw.split()
+        if columns:
+            lines.append(" ".join([PREFIX + columns[0], prefix + columns[1], *columns[2:]]))
+    return NameTable.parse("\n".join(lines) + family.head_names)
+
+
+_TABLES: dict[str, NameTable] = {}
+
+
+def table_of(family: Family) -> NameTable:
+    """:func:`name_table`, made once."""
+    if family.model_type not in _TABLES:
+        _TABLES[family.model_type] = name_table(family)
+    return _TABLES[family.model_type]
+
+
+def to_ours(family: Family, name: str) -> str | None:
+    """Our name (with the encoder's prefix) of a published name, which may lack its own prefix."""
+    modern = modern_name(name)
+    if modern is None:
+        return None
+    table = table_of(family)
+    return table.to_ours(modern) or table.to_ours(f"{family.theirs_prefix}.{modern}")
+
+
+def to_theirs(family: Family, name: str, base: bool) -> str:
+    """The published name of ours; ``base``: of a model without a head, whose names have no prefix."""
+    full = PREFIX + name if base else name
+    found = table_of(family).to_theirs(full)
+    if found is None:
+        raise CheckpointError(f"{name}: the family {family.model_type} has no published name for it")
+    return found.removeprefix(family.theirs_prefix + ".") if base else found
+
+
+def tensor_of(array: Any) -> Tensor:
+    """A tensor over the memory of an array, bfloat16 included."""
+    if isinstance(array, Tensor):
+        return array
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    if array.dtype.name.startswith("float8"):
+        return torch.from_numpy(array.view(np.uint8)).view(getattr(torch, array.dtype.name))
+    return torch.from_numpy(array)
+
+
+def array_of(tensor: Tensor) -> Any:
+    """A NumPy array over the memory of a tensor, bfloat16 included."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def assign(
+    model: PreTrainedModel,
+    source: Any,
+    *,
+    dtype: torch.dtype | None = None,
+    device: Any = None,
+    copy: bool = False,
+    where: str = "",
+) -> Report:
+    """Give a model's parameters the tensors of a mapping with published names, one at a time.
+
+    Args:
+        source: name -> tensor or array, or an open checkpoint (``names``, ``shapes``, ``read``).
+        dtype, device: what each tensor becomes while it is read; ``None`` leaves it as it is.
+        copy: write into the parameters' memory instead of taking over the tensors.
+        where: the source's name in the report.
+    """
+    family = model.family
+    shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
+    read = source.read if hasattr(source, "read") else source.__getitem__
+    theirs: dict[str, str] = {}
+    unknown: list[str] = []
+    for name in shapes:
+        if modern_name(name) is None:
+            continue
+        ours = to_ours(family, name) or (name if name in COPIES else None)
+        if ours is None:
+            unknown.append(name)
+        else:
+            theirs[ours] = name
+    wanted = {k: v for k, v in _wanted(model).items()}
+    found = {ours: tuple(shapes[name]) for ours, name in theirs.items()}
+    for copied, original in COPIES.items():
+        # A tied copy that a file holds wins over the original, as in the references: it was loaded last. Where the
+        # model does not tie it, it is a tensor of its own.
+        if copied in found and copied not in wanted and original in wanted:
+            theirs[original] = theirs.pop(copied)
+            found[original] = found.pop(copied)
+    pairs, report = fit(
+        found,
+        {_full(model, k): v for k, v in wanted.items()},
+        prefix=PREFIX,
+        new=model.new_head,
+        optional=("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler."),
+        source=where,
+    )
+    report.unexpected = [theirs.get(k, k) for k in report.unexpected] + unknown
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for ours, key in pairs.items():
+        name = ours if ours in parameters else ours.removeprefix(PREFIX)
+        tensor = tensor_of(read(theirs[key]))
+        old = parameters[name]
+        if copy:
+            with torch.no_grad():
+                old.copy_(tensor)
+            continue
+        tensor = tensor.to(dtype=dtype if tensor.is_floating_point() else None, device=device)
+        _set(model, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
+    return report
+
+
+def _wanted(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters; of those that are one in memory, the first name."""
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def _full(model: PreTrainedModel, name: str) -> str:
+    return name if hasattr(model, model.base_model_prefix) else PREFIX + name
+
+
+def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    path, _, last = name.rpartition(".")
+    setattr(model.get_submodule(path), last, parameter)
+
+
+def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+    """Load a model: config, then parameters without memory, then one tensor after the other from the mapped files.
+
+    Args:
+        name_or_path: a folder, else a hub name.
+        config: a config to use instead of the folder's.
+        state_dict: published names -> tensors, used instead of files.
+        dtype (or torch_dtype): ``None`` and float32 unless given; ``"auto"`` keeps the files' type.
+        device_map, device: where the parameters go (``"cpu"``, ``"cuda"``, ``{"": "cuda:0"}``, ``"auto"``).
+        ignore_mismatched_sizes: start tensors of another shape fresh instead of raising.
+        output_loading_info: also return the report as a dictionary.
+        strict_finite: refuse NaN and infinite weights.
+        Hub options (``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``subfolder``, ``force_download``), and
+        any config field, which overrides the file's.
+
+    Raises:
+        CheckpointError: no such checkpoint, damaged or unsafe files, tensors missing or of another shape.
+        ConfigError: an option or config value is impossible.
+    """
+    from xlm.checkpoints.files import open_checkpoint
+    from xlm.hub import resolve, take_hub_options
+
+    hub = take_hub_options(kwargs)
+    config = kwargs.pop("config", None)
+    state = kwargs.pop("state_dict", None)
+    asked = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
+    ignore_mismatched = kwargs.pop("ignore_mismatched_sizes", False)
+    info = kwargs.pop("output_loading_info", False)
+    strict_finite = kwargs.pop("strict_finite", False)
+    device = _device(kwargs.pop("device_map", None), kwargs.pop("device", None))
+    trust = {k: kwargs.pop(k) for k in ("use_safetensors", "allow_pickle") if k in kwargs}
+    for ignored in ("low_cpu_mem_usage", "attn_implementation", "from_tf", "from_flax", "trust_remote_code", "weights_only",
+                    "mirror", "resume_download", "_from_auto", "_from_pipeline", "_fast_init", "variant", "adapter_kwargs"):  # fmt: skip
+        kwargs.pop(ignored, None)
+    folder = None
+    if state is None or config is None:
+        folder = resolve(name_or_path, **hub)
+    if config is None:
+        model_kwargs = {k: kwargs.pop(k) for k in ("add_pooling_layer",) if k in kwargs}
+        config = cls.config_class.from_pretrained(folder, **kwargs)
+        config.name_or_path = str(name_or_path)
+        kwargs = model_kwargs
+    elif isinstance(config, str | os.PathLike):
+        config = cls.config_class.from_pretrained(config)
+    with torch.device("meta"):
+        model = cls(config, *model_args, **kwargs)
+    source: Any = state
+    if source is None:
+        source = open_checkpoint(folder, **trust)
+    dtype = dtype_of(asked) if asked is not None else torch.float32
+    if asked == "auto":
+        dtype = dtype_of(config.torch_dtype)
+    where = str(name_or_path)
+    report = assign(model, source, dtype=dtype, device=device, where=where)
+    if report.mismatched and ignore_mismatched:
+        report.initialised += [name for name, _, _ in report.mismatched]
+    _refuse_misfits(report, model, ignore_mismatched)
+    _materialise(model, dtype, device)
+    model.tie_weights()
+    if report.initialised:
+        log.warning("%s", report)
+    _check_finite(model, report, strict_finite, where)
+    config.torch_dtype = str(model.dtype).removeprefix("torch.")
+    model.eval()
+    if not info:
+        return model
+    return model, {
+        "missing_keys": sorted({*report.missing, *report.initialised} - {n for n, _, _ in report.mismatched}),
+        "unexpected_keys": sorted(report.unexpected),
+        "mismatched_keys": report.mismatched,
+        "error_msgs": [],
+    }
+
+
+def _refuse_misfits(report: Report, model: PreTrainedModel, ignore_mismatched: bool) -> None:
+    # A pooler may be absent from files of models that never had one: it starts fresh like a head.
+    fresh = [n for n in report.missing if n.startswith(PREFIX + "pooler.") or n.startswith(("lm_head.", "classifier."))]
+    report.missing = [n for n in report.missing if n not in fresh]
+    report.initialised += fresh
+    report.raise_for(ignore_mismatched=ignore_mismatched)
+
+
+def _materialise(model: PreTrainedModel, dtype: torch.dtype | None, device: Any) -> None:
+    """Initialise the parameters that no file filled, as a fresh model would be."""
+    tied = {id(p) for p in model.parameters() if p.device.type != "meta"}
+    for name, module in model.named_modules():
+        own = [(k, p) for k, p in module.named_parameters(recurse=False) if p.device.type == "meta"]
+        if not own:
+            continue
+        kept = {k: p for k, p in module.named_parameters(recurse=False) if id(p) in tied}
+        for key, p in own:
+            new = torch.zeros(p.shape, dtype=dtype or torch.float32, device=device or "cpu")
+            setattr(module, key, nn.Parameter(new, requires_grad=p.requires_grad))
+        saved = {k: p.detach().clone() for k, p in kept.items()}
+        model._init_module(name, module)
+        with torch.no_grad():
+            for k, value in saved.items():
+                getattr(module, k).copy_(value)
+
+
+def _check_finite(model: PreTrainedModel, report: Report, strict: bool, where: str) -> None:
+    if not strict:
+        return
+    report.nonfinite = [n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if report.nonfinite:
+        raise CheckpointError(f"{where}: NaN or infinite values in {', '.join(report.nonfinite[:10])}")
+
+
+def _device(device_map: Any, device: Any) -> Any:
+    if device_map is None:
+        return device
+    if isinstance(device_map, Mapping):
+        places = set(device_map.values())
+        if len(places) != 1:
+            raise ConfigError(f"device_map={dict(device_map)}: a model is placed on one device, e.g. {{'': 'cuda:0'}}")
+        return places.pop()
+    if device_map in ("auto", "balanced", "sequential"):
+        return "cuda" if torch.cuda.is_available() else None
+    return device_map
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of a size such as ``"5GB"`` or ``"200MiB"``.
+
+    Raises:
+        InputError: not a size.
+    """
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", size.upper())
+    if not match:
+        raise InputError(f"max_shard_size={size!r}: must be bytes or text like '5GB' or '200MiB'")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2] or " "))
+
+
+def published_tensors(model: PreTrainedModel, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Any]]:
+    """Published names and arrays of a model's parameters; of tied ones, the first."""
+    base = not hasattr(model, model.base_model_prefix)
+    if state is None:
+        for name, p in model.named_parameters():
+            yield to_theirs(model.family, name, base), array_of(p)
+        return
+    names = set(_wanted(model))
+    for name, p in state.items():
+        if name in names:
+            yield to_theirs(model.family, name, base), array_of(p)
+
+
+def save(
+    model: PreTrainedModel,
+    folder: Path,
+    state: dict[str, Tensor] | None,
+    max_shard_size: int | str,
+    safe: bool,
+) -> None:
+    """Write config, weights and model card into a folder; see ``PreTrainedModel.save_pretrained``."""
+    from xlm.checkpoints.files import make_folder, save_safetensors, write_text_atomic
+
+    if not safe:
+        raise InputError(
+            "safe_serialization=False: weights are written as safetensors only; `torch.save` writes pickles"
+        )
+    make_folder(folder)
+    config = model.config
+    config.architectures = [type(model).__name__]
+    config.torch_dtype = str(model.dtype).removeprefix("torch.")
+    text = config.to_json_string()
+    save_safetensors(folder, published_tensors(model, state), {"format": "pt"}, parse_size(max_shard_size))
+    write_text_atomic(folder / "config.json", text)
+    if not (folder / "README.md").exists():
+        from xlm.checkpoints.card import model_card
+
+        write_text_atomic(
+            folder / "README.md", model_card(config, model.num_parameters(), getattr(model, "model_tags", []))
+        )

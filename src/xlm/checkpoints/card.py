@@ -1,0 +1,22 @@
+"""The README.md beside saved weights: what the model is and how to open it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xlm.families.config import PretrainedConfig
+
+
+def model_card(config: PretrainedConfig, parameters: int, tags: Sequence[str] = ()) -> str:
+    """A short model card (Markdown with front matter); its sections are there to be filled in."""
+    name = (config.architectures or [config.model_type])[0]
+    sizes = (
+        f"{config.num_hidden_layers} layers x {config.hidden_size} hidden, {config.num_attention_heads} heads, "
+        f"vocabulary {config.vocab_size}"
+    )
+    lines = ["---", "library_name: xlm", "tags:", *(f"- {tag}" for tag in ("xlm", config.model_type, *tags)), "---", ""]
+    lines += [f"# {name}", "", f"`{config.model_type}`, {parameters:,} parameters: {sizes}.", ""]
+    lines += ["```python", "import xlm", "", f"model = xlm.{name}.from_pretrained('path/to/this/folder')", "```", ""]
+    for title in ("Training data", "Training", "Evaluation", "Limits"):
+        lines += [f"## {title}", "", "Not filled in.", ""]
+    return "\n".join(lines)

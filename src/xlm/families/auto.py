@@ -1,0 +1,44 @@
+"""The config class of a checkpoint, chosen by its ``model_type``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from xlm.errors import ConfigError
+from xlm.families.config import PretrainedConfig
+from xlm.families.registry import FAMILIES
+
+
+class AutoConfig:
+    """Chooses a family's config."""
+
+    def __init__(self) -> None:
+        raise ConfigError("AutoConfig: use AutoConfig.from_pretrained(...) or AutoConfig.for_model(model_type)")
+
+    @staticmethod
+    def for_model(model_type: str, **kwargs: Any) -> Any:
+        """A config of a family by its name."""
+        if model_type not in FAMILIES:
+            raise ConfigError(f"model_type={model_type!r}: must be one of {', '.join(sorted(FAMILIES))}")
+        return FAMILIES[model_type].config_class(**kwargs)
+
+    @staticmethod
+    def from_pretrained(pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Read the config of a folder, a file or a hub name.
+
+        Without a ``model_type`` in it, a known one in the path's name decides, the longest first.
+
+        Raises:
+            ConfigError: neither names a known family.
+        """
+        data = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, kwargs)
+        model_type = data.get("model_type")
+        if model_type is None:
+            name = str(pretrained_model_name_or_path)
+            model_type = next((t for t in sorted(FAMILIES, key=len, reverse=True) if t in name), None)
+        if model_type not in FAMILIES:
+            raise ConfigError(
+                f"{pretrained_model_name_or_path}: model_type={model_type!r}: must be one of {', '.join(sorted(FAMILIES))}"
+            )
+        return FAMILIES[model_type].config_class.from_dict(data, **kwargs)
