@@ -60,8 +60,8 @@ class ModelOutput(OrderedDict[str, Any]):
         return type(self), tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
 
 
-# In every class: (b, s, h) hidden states are the embeddings' output and one entry a layer; attentions are (b, heads, q, k),
-# one entry a layer; losses are scalars.
+# In every class: (b, s, h) hidden states are the embeddings' output and one entry a layer; attentions are
+# (b, heads, q, k), one entry a layer; losses are scalars.
 
 
 @dataclass
@@ -153,8 +153,8 @@ class XLMForQuestionAnsweringOutput(ModelOutput):
     """Beam-search answers of XLM.
 
     ``start_top_log_probs``/``start_top_index`` (b, start_n_top); ``end_top_log_probs``/``end_top_index``
-    (b, start_n_top * end_n_top), entry ``end_rank * start_n_top + start_rank``; ``cls_logits`` (b,). As in the published
-    implementation the two ``log_probs`` hold probabilities.
+    (b, start_n_top * end_n_top), entry ``end_rank * start_n_top + start_rank``; ``cls_logits`` (b,). As in the
+    published implementation the two ``log_probs`` hold probabilities.
     """
 
     loss: Any = None

@@ -1,10 +1,11 @@
 """One frozen batch of token sequences: padded or packed behind one face.
 
-Fields are arrays of any framework. A packed batch holds all tokens of all sequences in one row, without padding, and the
-sequences' lengths as Python integers; no token ever sees another sequence.
+Fields are arrays of any framework. A packed batch holds all tokens of all sequences in one row, without padding, and
+the sequences' lengths as Python integers; no token ever sees another sequence.
 
 What follows from ids and lengths (positions, masks) is derived by pure functions over an array namespace ``xp``
-(``numpy``, ``torch``, ``jax.numpy``), so that the same lines run on the host, under ``torch.compile`` and under ``jit``.
+(``numpy``, ``torch``, ``jax.numpy``), so that the same lines run on the host, under
+``torch.compile`` and under ``jit``.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def positions_after_padding(xp: Any, ids: Array, pad_id: int, past: int = 0) -> 
 
 
 def positions_after_padding_packed(xp: Any, ids: Array, starts: Array, pad_id: int) -> Array:
-    """The same for packed ids (tokens,); ``starts`` (tokens,) is the index of the first token of each token's sequence."""
+    """The same for packed ids (tokens,); ``starts`` (tokens,): index of the first token of each token's sequence."""
     real = ids != pad_id
     count = xp.cumsum(real, -1)
     before = count[starts] - 1 * real[starts]

@@ -39,6 +39,7 @@ class AutoConfig:
             model_type = next((t for t in sorted(FAMILIES, key=len, reverse=True) if t in name), None)
         if model_type not in FAMILIES:
             raise ConfigError(
-                f"{pretrained_model_name_or_path}: model_type={model_type!r}: must be one of {', '.join(sorted(FAMILIES))}"
+                f"{pretrained_model_name_or_path}: model_type={model_type!r}: "
+                f"must be one of {', '.join(sorted(FAMILIES))}"
             )
         return FAMILIES[model_type].config_class.from_dict(data, **kwargs)

@@ -116,6 +116,10 @@ class PretrainedConfig:
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     is_composition: ClassVar[bool] = False
 
+    id2label: dict[int, str]
+    label2id: dict[str, int]
+    torch_dtype: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if len(args) > len(self.defaults):
             raise ConfigError(
@@ -192,8 +196,10 @@ class PretrainedConfig:
     # -- aliases ------------------------------------------------------------------------------------------------------
 
     def __getattribute__(self, name: str) -> Any:
-        if name != "attribute_map" and name in type(self).attribute_map:
-            name = type(self).attribute_map[name]
+        if name == "dtype":
+            name = "torch_dtype"
+        elif name != "attribute_map":
+            name = type(self).attribute_map.get(name, name)
         return object.__getattribute__(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -201,11 +207,6 @@ class PretrainedConfig:
         if name == "dtype":
             name = "torch_dtype"
         object.__setattr__(self, name, value)
-
-    @property
-    def dtype(self) -> Any:
-        """Data type of the saved weights: the newer name of ``torch_dtype``."""
-        return self.torch_dtype
 
     @property
     def use_return_dict(self) -> bool:

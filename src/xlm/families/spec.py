@@ -1,16 +1,16 @@
 """What an encoder *is*: the switches in which XLM, XLM-RoBERTa and XLM-RoBERTa-XL differ, as one frozen record.
 
 A spec is a pure function of a config, made once when a model is built. Every backend's layers read its fields; none of
-them asks which family it belongs to. What changes from call to call (``output_attentions``, ``return_dict``, ...) stays in
-the config.
+them asks which family it belongs to. What changes from call to call (``output_attentions``, ``return_dict``, ...)
+stays in the config.
 
-    residual layouts        norm_order="post"  (XLM, XLM-R)          norm_order="pre"  (XL, XXL)
+    norm_order="post"  (XLM, XLM-R)           norm_order="pre"  (XL, XXL)
 
-                            x ─┬─ attention ─ + ─ LN ─┐              x ─┬─ LN ─ attention ─ + ─┐
-                               └──────────────┘       │                 └───────────────────┘  │
-                            ┌─────────────────────────┘              ┌──────────────────────────┘
-                            └┬─ FFN ────────── + ─ LN ─▶             └┬─ LN ─ FFN ──────── + ─▶  ... encoder.LayerNorm
-                             └─────────────────┘                      └────────────────────┘
+    x ─┬─ attention ─ + ─ LN ─┐               x ─┬─ LN ─ attention ─ + ─┐
+       └───────────────┘      │                  └────────────────────┘ │
+    ┌─────────────────────────┘               ┌─────────────────────────┘
+    └┬─ FFN ────────── + ─ LN ─▶              └┬─ LN ─ FFN ───────── + ─▶  ...  encoder.LayerNorm
+     └─────────────────┘                       └─────────────────────┘
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class EncoderSpec:
     zero_padding: bool
     """States of padded tokens are set to zero after the embeddings and after every layer (XLM)."""
     lengths_make_mask: bool
-    """Without a mask, the first ``lengths`` tokens are visible, lengths defaulting to the count of ids that are not padding
+    """Without a mask, the first ``lengths`` tokens are visible, by default as many as there are ids that are not padding
     (XLM); else everything is visible and padding is never inferred."""
 
     # dropout and initialisation
@@ -93,5 +93,5 @@ class EncoderSpec:
 
     @property
     def max_tokens(self) -> int:
-        """Longest sequence with special tokens that has a position for every token (XLM-R: 514 rows hold 512 tokens)."""
+        """Longest sequence with special tokens that has a position for every token (XLM-R: 514 rows, 512 tokens)."""
         return self.max_positions - self.position_offset

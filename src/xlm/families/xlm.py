@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from xlm.errors import ConfigError
-from xlm.families.config import BOOLEAN, COUNT, NON_NEGATIVE, POSITIVE, PROBABILITY, PretrainedConfig, one_of
+from xlm.families.config import BOOLEAN, COUNT, NON_NEGATIVE, POSITIVE, PROBABILITY, PretrainedConfig, Rule, one_of
 from xlm.families.registry import Family, register
 from xlm.families.spec import EncoderSpec
 
@@ -18,13 +18,13 @@ class XLMConfig(PretrainedConfig):
     """
 
     model_type = "xlm"
-    attribute_map = {
+    attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "emb_dim",
         "num_attention_heads": "n_heads",
         "num_hidden_layers": "n_layers",
         "n_words": "vocab_size",
     }
-    defaults = {
+    defaults: ClassVar[dict[str, Any]] = {
         "vocab_size": 30145,
         "emb_dim": 2048,
         "n_layers": 12,
@@ -59,7 +59,7 @@ class XLMConfig(PretrainedConfig):
         "pad_token_id": 2,
         "bos_token_id": 0,
     }
-    rules = {
+    rules: ClassVar[dict[str, Rule]] = {
         "vocab_size": POSITIVE,
         "emb_dim": POSITIVE,
         "n_layers": COUNT,

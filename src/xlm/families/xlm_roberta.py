@@ -5,7 +5,7 @@ The file also holds what XLM-RoBERTa-XL shares with it: the keys of the config a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from xlm.errors import ConfigError
 from xlm.families.config import (
@@ -72,7 +72,7 @@ class XLMRobertaConfig(RobertaLikeConfig):
     """
 
     model_type = "xlm-roberta"
-    defaults = {
+    defaults: ClassVar[dict[str, Any]] = {
         "vocab_size": 30522,
         "hidden_size": 768,
         "num_hidden_layers": 12,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from xlm.families import xlm_roberta
 from xlm.families.registry import Family, register
@@ -13,7 +13,7 @@ class XLMRobertaXLConfig(xlm_roberta.RobertaLikeConfig):
     """Configuration of XLM-RoBERTa-XL models; the defaults are those of XL (3.5 billion parameters)."""
 
     model_type = "xlm-roberta-xl"
-    defaults = {
+    defaults: ClassVar[dict[str, Any]] = {
         **xlm_roberta.XLMRobertaConfig.defaults,
         "vocab_size": 250880,
         "hidden_size": 2560,

@@ -130,9 +130,8 @@ class SelfAttention(nn.Module):
         parts = []
         for start, count, length in layout.runs:
             run = slice(start, start + count * length)
-            part = self.ops.attention(
-                *(self._split(t[run], count, length) for t in (q, k, v)), None, dropout, layout.causal
-            )
+            qs, ks, vs = (self._split(t[run], count, length) for t in (q, k, v))
+            part = self.ops.attention(qs, ks, vs, None, dropout, layout.causal)
             parts.append(part.transpose(1, 2).reshape(count * length, -1))
         if not parts:
             return q

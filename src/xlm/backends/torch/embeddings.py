@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from xlm.backends.torch.ops import Operations
+from xlm.backends.torch.ops import Operations, in_graph
 from xlm.errors import InputError
 from xlm.families.spec import EncoderSpec
 
@@ -67,7 +67,7 @@ def check_ids(name: str, ids: Tensor, limit: int, owner: str) -> None:
     Raises:
         InputError: names the argument, the place, the value and the limit.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(ids) is not Tensor or ids.is_meta:
+    if in_graph() or type(ids) is not Tensor or ids.is_meta:
         return
     if ids.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
         raise InputError(f"{name} of dtype {ids.dtype}: must be integers")

@@ -35,7 +35,7 @@ class Output(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, optional cross-attention and the feed-forward block, each with its residual (see ``families/spec.py``)."""
+    """Attention, optional cross-attention and the feed-forward block, each with its residual (drawn in ``spec.py``)."""
 
     def __init__(self, spec: EncoderSpec, ops: Operations) -> None:
         super().__init__()

@@ -151,6 +151,8 @@ def forbid(scores: Tensor, p_mask: Tensor | None) -> Tensor:
 
 
 class StartLogits(nn.Module):
+    """Scores of an answer's first token."""
+
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.dense = nn.Linear(hidden, 1)
@@ -161,6 +163,8 @@ class StartLogits(nn.Module):
 
 
 class EndLogits(nn.Module):
+    """Scores of an answer's last token, given its first."""
+
     def __init__(self, hidden: int, eps: float) -> None:
         super().__init__()
         self.dense_0 = nn.Linear(2 * hidden, hidden)
@@ -175,6 +179,8 @@ class EndLogits(nn.Module):
 
 
 class AnswerClass(nn.Module):
+    """Score of a question having no answer."""
+
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.dense_0 = nn.Linear(2 * hidden, hidden)

@@ -109,7 +109,8 @@ def cross_attention_bias(mask: Tensor | None, batch: int, queries: int, keys: in
         return None
     if mask.ndim not in (2, 3) or mask.shape[0] != batch or mask.shape[-1] != keys:
         raise InputError(
-            f"encoder_attention_mask of shape {tuple(mask.shape)}: must be ({batch}, {keys}) or ({batch}, {queries}, {keys})"
+            f"encoder_attention_mask of shape {tuple(mask.shape)}: "
+            f"must be ({batch}, {keys}) or ({batch}, {queries}, {keys})"
         )
     return additive(mask[:, None, None, :] if mask.ndim == 2 else mask[:, None], dtype)
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xlm.backends.torch.ops import in_graph
 from xlm.errors import InputError
 from xlm.families.config import PretrainedConfig
 
@@ -18,7 +19,7 @@ def check_labels(labels: Tensor, classes: int, name: str = "labels") -> None:
     Raises:
         InputError: a label is neither ``-100`` nor a class.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(labels) is not Tensor or labels.is_meta:
+    if in_graph() or type(labels) is not Tensor or labels.is_meta:
         return
     if labels.is_floating_point():
         raise InputError(f"{name} of dtype {labels.dtype}: classes are integers")
@@ -29,11 +30,10 @@ def check_labels(labels: Tensor, classes: int, name: str = "labels") -> None:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, name: str = "labels") -> Tensor:
-    """Mean over all labels that are not ``-100``; logits (..., classes), labels (...). NaN where every label is ignored."""
+    """Mean over labels that are not ``-100``; logits (..., classes), labels (...). NaN where all labels are ignored."""
     classes = logits.shape[-1]
-    if tuple(labels.shape) != tuple(logits.shape[:-1]):
-        if labels.numel() != logits.numel() // max(classes, 1):
-            raise InputError(f"{name} of shape {tuple(labels.shape)}: must be {tuple(logits.shape[:-1])}")
+    if labels.numel() != logits.numel() // max(classes, 1):
+        raise InputError(f"{name} of shape {tuple(labels.shape)}: must be {tuple(logits.shape[:-1])}")
     labels = labels.to(logits.device)
     check_labels(labels, classes, name)
     return F.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1).long(), ignore_index=IGNORED)
@@ -49,8 +49,8 @@ def shifted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def classification(logits: Tensor, labels: Tensor, config: PretrainedConfig, num_labels: int) -> Tensor:
     """Sequence classification or regression by ``config.problem_type``.
 
-    Where it is unset it follows from the labels and stays set: one label is a regression, integers are classes, anything
-    else is a multi-hot table.
+    Where it is unset it follows from the labels and stays set: one label is a regression, integers are classes,
+    anything else is a multi-hot table.
     """
     labels = labels.to(logits.device)
     integers = not labels.is_floating_point() and labels.dtype != torch.bool

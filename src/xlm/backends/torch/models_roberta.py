@@ -153,6 +153,8 @@ class RobertaLMModel(RobertaHeadModel, GenerationMixin):
 
 
 class RobertaForMaskedLM(RobertaLMModel):
+    """Abstract: a masked language modelling head."""
+
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         if config.is_decoder:
@@ -194,6 +196,8 @@ class RobertaForMaskedLM(RobertaLMModel):
 
 
 class RobertaForCausalLM(RobertaLMModel):
+    """Abstract: a left-to-right language modelling head."""
+
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         if not config.is_decoder:
@@ -253,6 +257,8 @@ class RobertaForCausalLM(RobertaLMModel):
 
 
 class RobertaForSequenceClassification(RobertaHeadModel):
+    """Abstract: a classifier or regressor of whole texts."""
+
     new_head = ("classifier.",)
 
     def build_head(self, config: Any) -> None:
@@ -288,6 +294,8 @@ class RobertaForSequenceClassification(RobertaHeadModel):
 
 
 class RobertaForTokenClassification(RobertaHeadModel):
+    """Abstract: a classifier of tokens."""
+
     new_head = ("classifier.",)
 
     def build_head(self, config: Any) -> None:
@@ -329,6 +337,8 @@ class RobertaForTokenClassification(RobertaHeadModel):
 
 
 class RobertaForQuestionAnswering(RobertaHeadModel):
+    """Abstract: start and end scores of an answer."""
+
     new_head = ("qa_outputs.",)
 
     def build_head(self, config: Any) -> None:
@@ -376,6 +386,8 @@ def answer_ends(
 
 
 class RobertaForMultipleChoice(RobertaHeadModel):
+    """Abstract: a scorer of choices."""
+
     new_head = ("classifier.",)
     pooling = True
 
@@ -402,8 +414,8 @@ class RobertaForMultipleChoice(RobertaHeadModel):
         """
         choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]  # type: ignore[union-attr]
         call = Call(
-            *(flatten_choices(t) for t in (input_ids, attention_mask, token_type_ids, position_ids)), head_mask,
-            flatten_choices(inputs_embeds), output_attentions=output_attentions,
+            flatten_choices(input_ids), flatten_choices(attention_mask), flatten_choices(token_type_ids),
+            flatten_choices(position_ids), head_mask, flatten_choices(inputs_embeds), output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )  # fmt: skip
         r = self.roberta.run(call)

@@ -105,6 +105,8 @@ class XLMHeadModel(PreTrainedModel):
 
 
 class XLMLMHeadModel(XLMHeadModel, GenerationMixin):
+    """Abstract: a language modelling head."""
+
     def build_head(self, config: Any) -> None:
         self.lm_head = XLMHead(config)
 
@@ -181,6 +183,8 @@ class XLMLMHeadModel(XLMHeadModel, GenerationMixin):
 
 
 class XLMSequenceClassifier(XLMHeadModel):
+    """Abstract: a classifier or regressor of whole texts."""
+
     new_head = ("sequence_summary.",)
 
     def build_head(self, config: Any) -> None:
@@ -219,6 +223,8 @@ class XLMSequenceClassifier(XLMHeadModel):
 
 
 class XLMTokenClassifier(XLMHeadModel):
+    """Abstract: a classifier of tokens."""
+
     new_head = ("classifier.",)
 
     def build_head(self, config: Any) -> None:
@@ -258,6 +264,8 @@ class XLMTokenClassifier(XLMHeadModel):
 
 
 class XLMSimpleQA(XLMHeadModel):
+    """Abstract: start and end scores of an answer."""
+
     new_head = ("qa_outputs.",)
 
     def build_head(self, config: Any) -> None:
@@ -296,6 +304,8 @@ class XLMSimpleQA(XLMHeadModel):
 
 
 class XLMBeamQA(XLMHeadModel):
+    """Abstract: a beam search over answers."""
+
     new_head = ("qa_outputs.",)
 
     def build_head(self, config: Any) -> None:
@@ -353,6 +363,8 @@ class XLMBeamQA(XLMHeadModel):
 
 
 class XLMMultipleChoice(XLMHeadModel):
+    """Abstract: a scorer of choices."""
+
     new_head = ("sequence_summary.", "logits_proj.")
 
     def build_head(self, config: Any) -> None:
@@ -375,16 +387,18 @@ class XLMMultipleChoice(XLMHeadModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Logits (b, choices) of inputs (b, choices, s); ``labels`` (b,) name the right choice. ``lengths`` are not used.
+        """Logits (b, choices) of inputs (b, choices, s); ``labels`` (b,) name the right choice.
 
-        Returns :class:`xlm.outputs.MultipleChoiceModelOutput`; its hidden states are flat (b * choices, s, h).
+        ``lengths`` are not used. Returns :class:`xlm.outputs.MultipleChoiceModelOutput`; its hidden states are flat:
+        (b * choices, s, h).
         """
         choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]  # type: ignore[union-attr]
         if lengths is not None:
             self.warn_once("lengths", "lengths: not used with multiple choice; give attention_mask instead")
         call = Call(
-            *(flatten_choices(t) for t in (input_ids, attention_mask, token_type_ids, position_ids)), head_mask,
-            flatten_choices(inputs_embeds), flatten_choices(langs), None, cache, output_attentions=output_attentions,
+            flatten_choices(input_ids), flatten_choices(attention_mask), flatten_choices(token_type_ids),
+            flatten_choices(position_ids), head_mask, flatten_choices(inputs_embeds), flatten_choices(langs), None,
+            cache, output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )  # fmt: skip
         r = self.roberta.run(call)

@@ -1,7 +1,7 @@
 """The table of primitive operations an encoder is built on.
 
-Layers never compute directly; they ask their table. ``PLAIN`` is PyTorch as it is: trainable, exportable, on any device.
-Faster tables for inference override single operations and leave the model alone.
+Layers never compute directly; they ask their table. ``PLAIN`` is PyTorch as it is: trainable, exportable,
+on any device. Faster tables for inference override single operations and leave the model alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "identity": lambda x: x,
 }
+
+
+def in_graph() -> bool:
+    """Whether a compiler or tracer is looking: then no check may read a tensor's values."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def activation(act: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -73,7 +73,7 @@ class PreTrainedModel(nn.Module):
         self.tie_weights()
 
     def init_weights(self) -> None:
-        """Initialise every parameter as the papers' code does: normal linears and tables, zero biases and padding rows."""
+        """Initialise every parameter as the papers' code does: normal tables and linears, zero biases and padding."""
         for name, module in self.named_modules():
             self._init_module(name, module)
         if self.spec.sinusoidal:

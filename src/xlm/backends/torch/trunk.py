@@ -280,7 +280,8 @@ class TrunkModel(PreTrainedModel):
             raise InputError("encoder_hidden_states: the model has no cross-attention; set add_cross_attention=True")
         if states.ndim != 3 or states.shape[0] != batch or states.shape[2] != self.spec.hidden_size:
             raise InputError(
-                f"encoder_hidden_states of shape {tuple(states.shape)}: must be ({batch}, tokens, {self.spec.hidden_size})"
+                f"encoder_hidden_states of shape {tuple(states.shape)}: "
+                f"must be ({batch}, tokens, {self.spec.hidden_size})"
             )
         bias = cross_attention_bias(call.encoder_attention_mask, batch, queries, states.shape[1], states.dtype)
         return states.reshape(-1, states.shape[2]), states.shape[1], bias

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("xlm")
 PREFIX = "roberta."
+# Options of other libraries that change nothing here: loading is always lean, fused attention is always on, and code from
+# a checkpoint is never run.
+IGNORED = (
+    *(
+        "low_cpu_mem_usage",
+        "attn_implementation",
+        "from_tf",
+        "from_flax",
+        "trust_remote_code",
+        "weights_only",
+        "mirror",
+    ),
+    *("resume_download", "_from_auto", "_from_pipeline", "_fast_init", "variant", "adapter_kwargs"),
+)
 # Tied names: never in a file, or there as copies of the tensor they are tied to.
 COPIES = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"}
 
@@ -131,7 +145,7 @@ def assign(
             unknown.append(name)
         else:
             theirs[ours] = name
-    wanted = {k: v for k, v in _wanted(model).items()}
+    wanted = _wanted(model)
     found = {ours: tuple(shapes[name]) for ours, name in theirs.items()}
     for copied, original in COPIES.items():
         # A tied copy that a file holds wins over the original, as in the references: it was loaded last. Where the
@@ -188,8 +202,8 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
         ignore_mismatched_sizes: start tensors of another shape fresh instead of raising.
         output_loading_info: also return the report as a dictionary.
         strict_finite: refuse NaN and infinite weights.
-        Hub options (``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``subfolder``, ``force_download``), and
-        any config field, which overrides the file's.
+        Hub options (``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``subfolder``, ``force_download``),
+        and any config field, which overrides the file's.
 
     Raises:
         CheckpointError: no such checkpoint, damaged or unsafe files, tensors missing or of another shape.
@@ -207,9 +221,8 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     strict_finite = kwargs.pop("strict_finite", False)
     device = _device(kwargs.pop("device_map", None), kwargs.pop("device", None))
     trust = {k: kwargs.pop(k) for k in ("use_safetensors", "allow_pickle") if k in kwargs}
-    for ignored in ("low_cpu_mem_usage", "attn_implementation", "from_tf", "from_flax", "trust_remote_code", "weights_only",
-                    "mirror", "resume_download", "_from_auto", "_from_pipeline", "_fast_init", "variant", "adapter_kwargs"):  # fmt: skip
-        kwargs.pop(ignored, None)
+    for name in IGNORED:
+        kwargs.pop(name, None)
     folder = None
     if state is None or config is None:
         folder = resolve(name_or_path, **hub)
@@ -252,7 +265,7 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
 
 def _refuse_misfits(report: Report, model: PreTrainedModel, ignore_mismatched: bool) -> None:
     # A pooler may be absent from files of models that never had one: it starts fresh like a head.
-    fresh = [n for n in report.missing if n.startswith(PREFIX + "pooler.") or n.startswith(("lm_head.", "classifier."))]
+    fresh = [n for n in report.missing if n.startswith((PREFIX + "pooler.", "lm_head."))]
     report.missing = [n for n in report.missing if n not in fresh]
     report.initialised += fresh
     report.raise_for(ignore_mismatched=ignore_mismatched)
