@@ -195,12 +195,12 @@ class PretrainedConfig:
 
     # -- aliases ------------------------------------------------------------------------------------------------------
 
-    def __getattribute__(self, name: str) -> Any:
-        if name == "dtype":
-            name = "torch_dtype"
-        elif name != "attribute_map":
-            name = type(self).attribute_map.get(name, name)
-        return object.__getattribute__(self, name)
+    def __getattr__(self, name: str) -> Any:
+        # Only names that are not stored come here: aliases, and faults.
+        key = "torch_dtype" if name == "dtype" else type(self).attribute_map.get(name)
+        if key is None:
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}")
+        return getattr(self, key)
 
     def __setattr__(self, name: str, value: Any) -> None:
         name = type(self).attribute_map.get(name, name)

@@ -6,6 +6,7 @@ from typing import Any
 
 from xlm.backends.torch import models_roberta as roberta
 from xlm.backends.torch import models_xlm as xlm
+from xlm.backends.torch import pytree as pytree
 from xlm.families import XLMConfig, XLMRobertaConfig, XLMRobertaXLConfig
 
 
