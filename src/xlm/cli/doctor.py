@@ -1,0 +1,134 @@
+"""``xlm doctor``: what this machine and installation offer."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+from rich.table import Table
+
+from xlm.cli.common import JsonOption, print_json, stdout
+
+# extra -> the packages that it installs, as their distributions are called
+EXTRAS = {
+    "torch": ("torch",),
+    "jax": ("jax", "flax"),
+    "tf": ("tensorflow", "keras"),
+    "train": ("matplotlib",),
+    "serve": ("fastapi", "uvicorn", "prometheus-client"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+    "eval": ("matplotlib", "scikit-learn"),
+    "dev": ("pytest", "hypothesis", "ruff", "transformers"),
+}
+# Instructions that decide which number types run fast.
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "bf16", "i8mm")
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what is here: processor, memory, frameworks, threads, extras, caches, the bundled model."""
+    facts = collect()
+    if as_json:
+        print_json(facts)
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            for key, state in value.items():
+                table.add_row(f"{name}: {key}", state)
+        else:
+            table.add_row(name, str(value))
+    stdout().print(table)
+
+
+def collect() -> dict[str, object]:
+    """The facts, by name: what ``--json`` prints."""
+    from xlm import __version__
+
+    facts: dict[str, object] = {
+        "xlm": f"{__version__} in {Path(__file__).parent.parent}",
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": memory(),
+    }
+    facts |= torch_facts()
+    facts["extras"] = {extra: extra_state(packages) for extra, packages in EXTRAS.items()}
+    facts["hub cache"] = hub_cache()
+    facts["bundled model"] = bundled_model()
+    return facts
+
+
+def torch_facts() -> dict[str, object]:
+    """Version, threads and devices of PyTorch, or that it is not there."""
+    try:
+        import torch
+    except ImportError:
+        return {"torch": "not installed: pip install 'xlm[torch]'"}
+    facts: dict[str, object] = {
+        "torch": torch.__version__,
+        "threads": f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})",
+        "cpu kernels": torch.backends.cpu.get_cpu_capability(),
+    }
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    facts["gpus"] = ", ".join(names) if names else "none"
+    return facts
+
+
+def extra_state(packages: tuple[str, ...]) -> str:
+    """``torch 2.13.0``, or what is missing."""
+    found, missing = [], []
+    for package in packages:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(package)
+    return ", ".join(found + [f"{name} missing" for name in missing])
+
+
+def processor() -> str:
+    """The processor's name, and which of the instructions that matter it has (Linux)."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor() or "unknown"
+    fields = dict(
+        (part.strip() for part in line.split(":", 1)) for line in info.read_text("utf-8").splitlines() if ":" in line
+    )
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    present = [flag for flag in _FLAGS if flag in flags]
+    return f"{fields.get('model name', platform.machine())} ({', '.join(present) or 'no vector extensions known here'})"
+
+
+def memory() -> str:
+    """Free and total memory (Linux), or ``unknown``."""
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        return "unknown"
+    fields = dict(line.split(":", 1) for line in info.read_text("utf-8").splitlines() if ":" in line)
+    total, free = (int(fields[name].split()[0]) / 2**20 for name in ("MemTotal", "MemAvailable"))
+    return f"{free:.1f} GiB free of {total:.1f} GiB"
+
+
+def hub_cache() -> str:
+    """Where downloads are kept, and whether the network is switched off."""
+    from huggingface_hub import constants
+
+    return f"{constants.HF_HUB_CACHE}{' (offline)' if constants.HF_HUB_OFFLINE else ''}"
+
+
+def bundled_model() -> str:
+    """The bundled model's folder and size, or that it is missing."""
+    from xlm.assets import BUNDLED, bundled_folder
+    from xlm.errors import CheckpointError
+
+    try:
+        folder = bundled_folder()
+    except CheckpointError:
+        return "missing: install the package again"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{BUNDLED}, {size / 1e6:.1f} MB in {folder}"

@@ -1,0 +1,111 @@
+"""``xlm embed``: texts as vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from xlm.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    FileOption,
+    JsonOption,
+    ModelOption,
+    TruncateOption,
+    input_texts,
+    print_json,
+    stderr,
+    stdout,
+)
+from xlm.cli.render import isolated, shade
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SHOWN = 12
+"""More texts than this do not fit beside each other in a terminal."""
+
+
+def embed(
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts; without any: lines of stdin.")
+    ] = None,
+    model: ModelOption = None,
+    pooling: Annotated[str, typer.Option("--pooling", help="mean or max over the tokens, or cls: the first.")] = "mean",
+    normalize: Annotated[bool, typer.Option(help="Scale every vector to unit length.")] = True,
+    file: FileOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH.npy", help="Write the vectors (n, hidden) as float32."),
+    ] = None,
+    truncate: TruncateOption = False,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn texts into vectors; without --json or --output, show how similar they are.
+
+    Example: xlm embed "The weather is fine." "Il fait beau." "I am hungry."
+    """
+    from xlm.errors import InputError
+
+    named = list(input_texts(texts, file))
+    lines = [text for _, text in named]
+    if not lines:
+        return
+    from xlm.inference.engine import load
+
+    engine = load(model, dtype=dtype, device=device)
+    try:
+        vectors = engine.embed(lines, pooling, normalize, truncate=truncate)  # type: ignore[arg-type]
+    except InputError as error:
+        message = str(error)
+        for index, (where, _) in enumerate(named):
+            message = message.replace(f"texts[{index}]:", f"{where}:")
+        raise InputError(message) from error
+    if output is not None:
+        save_vectors(output, vectors)
+        stderr().print(f"{output}: {vectors.shape[0]:,} vectors of {vectors.shape[1]} float32 values", soft_wrap=True)
+    if as_json:
+        for text, vector in zip(lines, vectors, strict=True):
+            print_json({"text": text, "embedding": [float(value) for value in vector]})
+    elif output is None:
+        if len(lines) > _SHOWN:
+            raise InputError(f"{len(lines)} texts: at most {_SHOWN} fit on the screen: use --json or --output PATH.npy")
+        stdout().print(similarity_table(lines, vectors))
+
+
+def similarity_table(lines: list[str], vectors: NDArray[np.float32]) -> Table:
+    """Cosines of all texts with all, coloured."""
+    from xlm.tasks.retrieve import normalized
+
+    unit = normalized(vectors)
+    cosines = unit @ unit.T
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("", justify="right", style="dim")
+    table.add_column("", overflow="ellipsis", no_wrap=True, max_width=40)
+    for number in range(1, len(lines) + 1):
+        table.add_column(str(number), justify="right", header_style="dim")
+    for number, (line, row) in enumerate(zip(lines, cosines, strict=True), 1):
+        cells = [Text(f" {value:.2f} ", style=shade(float(value), 0.0, 1.0)) for value in row]
+        table.add_row(str(number), Text(isolated(line)), *cells)
+    return table
+
+
+def save_vectors(path: Path, vectors: NDArray[np.float32]) -> None:
+    """Write a ``.npy`` file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written; what was there before is intact.
+    """
+    import numpy as np
+
+    from xlm.atomic import replacing
+
+    with replacing(path, vectors.nbytes + 128) as stream:
+        np.save(stream, vectors)

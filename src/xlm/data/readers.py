@@ -1,0 +1,101 @@
+"""Text files as lines: plain or gzip, streamed, with the file, line and byte of whatever cannot be read.
+
+A line ends at ``\\n`` and nowhere else (U+2028, a lone CR and other separators are text), one ``\\r`` before it is dropped,
+a byte-order mark at the start of the file is dropped, and the last line needs no line end.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from xlm.errors import DataError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """The file's uncompressed bytes, by its suffix: ``.gz`` or anything else as it is."""
+    try:
+        return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror or error}") from error
+
+
+def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """Yield ``(line number from 1, text)`` of a binary stream; ``name`` is what errors call it.
+
+    Raises ``DataError`` beginning ``name:line`` with the byte's offset for invalid UTF-8, and for damaged gzip data.
+    """
+    number, offset = 0, 0
+    try:
+        for raw in stream:
+            number += 1
+            skip = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
+            try:
+                line = raw[skip:].decode("utf-8")
+            except UnicodeDecodeError as error:
+                at = skip + error.start
+                raise DataError(
+                    f"{name}:{number}: invalid UTF-8: byte 0x{raw[at]:02x} at byte {at} of the line, "
+                    f"byte {offset + at} of the text ({error.reason})"
+                ) from error
+            offset += len(raw)
+            yield number, line.removesuffix("\n").removesuffix("\r")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{name}:{number + 1}: damaged gzip data: {error}") from error
+    except OSError as error:
+        raise DataError(f"{name}:{number + 1}: cannot be read: {error.strerror or error}") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """``decode_lines`` of a file, empty lines included."""
+    with open_bytes(path) as stream:
+        yield from decode_lines(stream, str(path))
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The file's lines that are not blank, stripped of surrounding white space."""
+    for _, line in read_lines(path):
+        if text := line.strip():
+            yield text
+
+
+def read_pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """The pairs of a two-column TSV file. Blank lines and pairs with an empty side are skipped.
+
+    Raises ``DataError`` naming ``file:line`` when a line has another number of columns than two.
+    """
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        columns = line.split("\t")
+        if len(columns) != 2:
+            raise DataError(f"{path}:{number}: {len(columns)} columns where a pair needs exactly 2, separated by one tab")
+        left, right = columns[0].strip(), columns[1].strip()
+        if left and right:
+            yield left, right
+
+
+def find_files(pattern: str, placeholder: str = "{language}") -> dict[str, Path]:
+    """The files of ``pattern`` by the text that stands for ``{language}``, sorted.
+
+    Raises ``DataError`` when the pattern has no placeholder or its folder does not exist.
+    """
+    if pattern.count(placeholder) != 1:
+        raise DataError(f"{pattern}: the pattern needs the placeholder {placeholder} exactly once")
+    head, _, tail = Path(pattern).name.partition(placeholder)
+    folder = Path(pattern).parent
+    if placeholder in str(folder):
+        raise DataError(f"{pattern}: {placeholder} must stand in the file's name, not in its folder")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if path.is_file() and name.startswith(head) and name.endswith(tail) and len(name) > len(head) + len(tail):
+            found[name[len(head) : len(name) - len(tail)]] = path
+    return found

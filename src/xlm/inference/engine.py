@@ -1,0 +1,194 @@
+"""The engine: a model and its tokenizer behind a few plain calls on lists of texts.
+
+    engine = xlm.load()                               # the bundled model; or a folder, or a name on the hub
+    engine.fill_mask(["Paris is the <mask> of France."])
+    engine.embed(["a text", "un texte"])              # (2, hidden), unit length
+
+Every call takes its inputs in any order and length and answers in their order. Inside, rows are sorted by length and run
+packed, without padding, a bounded number of tokens at a time; so an answer does not depend on what else was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xlm.batches.batch import Batch
+from xlm.batches.packing import pack, split_budget
+from xlm.errors import InputError
+from xlm.inference.inputs import Input, Rows
+from xlm.inference.loading import Loaded, load_parts
+from xlm.tasks import fill
+from xlm.tasks.retrieve import POOLINGS, normalized, pool
+
+Floats = NDArray[np.float32]
+
+TOKENS_A_PACK = 4096
+"""Tokens that run at once: enough to keep the cores busy, little enough for any machine's memory."""
+MASKS_AT_ONCE = 64
+"""Rows of logits that exist at once: 64 rows of XLM-R's 250,002 are 64 MB."""
+
+
+class Engine:
+    """A loaded model that answers in plain Python and NumPy; :func:`load` makes one.
+
+    Attributes:
+        name: the folder or name it was loaded from.
+        dtype: what the weights are computed in.
+        device: where they are.
+        max_tokens: the longest input in tokens, special ones included.
+        hidden_size: the width of states and embeddings.
+    """
+
+    def __init__(self, parts: Loaded) -> None:
+        self.model, self.tokenizer = parts.model, parts.tokenizer
+        self.name, self.dtype, self.device = parts.name, parts.dtype, parts.device
+        spec = parts.spec
+        self.max_tokens, self.hidden_size = spec.max_tokens, spec.hidden_size
+        self._rows = Rows(parts.tokenizer, spec.vocab_size, spec.max_tokens)
+        self._tokens: list[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"Engine({self.name!r}, dtype={self.dtype!r}, device={str(self.device)!r})"
+
+    def encode(self, inputs: Sequence[Input], *, truncate: bool = False) -> list[Floats]:
+        """The last hidden states of every input, special tokens included: float32 arrays (tokens_i, hidden).
+
+        Args:
+            inputs: texts, pairs of texts (tuples of two), or lists of ids, taken exactly as they are.
+            truncate: cut what is longer than the model instead of refusing it.
+
+        Raises:
+            InputError: an input that is none of these, has an id outside the vocabulary, or is too long.
+        """
+        rows = self._rows(inputs, truncate=truncate)
+        found: list[Floats] = [np.zeros((0, self.hidden_size), np.float32)] * len(rows)
+        for members, lengths, states in self._packs(rows):
+            ends = np.cumsum(lengths)[:-1]
+            for index, part in zip(members, np.split(_to_numpy(states), ends), strict=True):
+                found[index] = part
+        return found
+
+    def embed(
+        self,
+        texts: Sequence[Input],
+        pooling: Literal["mean", "cls", "max"] = "mean",
+        normalize: bool = True,
+        *,
+        truncate: bool = False,
+    ) -> Floats:
+        """One vector an input: float32 (n, hidden); (0, hidden) for no inputs.
+
+        Args:
+            texts: what :meth:`encode` takes.
+            pooling: ``mean`` or ``max`` over all tokens, or ``cls``: the first token.
+            normalize: scale every vector to unit length, so that dot products are cosines.
+            truncate: cut what is longer than the model instead of refusing it.
+
+        Raises:
+            InputError: as in :meth:`encode`, or an unknown ``pooling``.
+        """
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling is {pooling!r}: it must be one of {', '.join(POOLINGS)}")
+        rows = self._rows(texts, truncate=truncate, name="texts")
+        found = np.zeros((len(rows), self.hidden_size), np.float32)
+        for members, lengths, states in self._packs(rows):
+            found[members] = pool(_to_numpy(states), lengths, pooling)
+        return normalized(found) if normalize else found
+
+    def fill_mask(self, texts: Sequence[str], top_k: int = 5, *, truncate: bool = False) -> list[dict[str, Any]]:
+        """The most probable tokens for every mask of every text.
+
+        Returns:
+            One ``{"text", "masks"}`` a text; ``masks`` has for every mask, from left to right, the ``top_k`` candidates
+            ``{"token", "id", "probability", "text"}``, best first. With several masks each is filled on its own: the
+            others stay masks in a candidate's text.
+
+        Raises:
+            InputError: a text without a mask or longer than the model, ``top_k`` below 1, or a model without a
+                language-model head.
+        """
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise InputError(f"top_k is {top_k!r}: it must be an integer of at least 1")
+        if not hasattr(self.model, "lm_logits"):
+            raise InputError(f"{self.name} is a {type(self.model).__name__}: fill_mask needs a language-model head")
+        masked = self._masked(texts, truncate)
+        found: list[dict[str, Any]] = [{} for _ in masked]
+        for members, lengths, states in self._packs([text.ids for text in masked]):
+            starts = np.cumsum([0, *lengths[:-1]])
+            places = [s + p for s, i in zip(starts, members, strict=True) for p in masked[i].positions]
+            logits = self._logits(states[torch.as_tensor(np.asarray(places), device=states.device)])
+            for index in members:
+                rows = [next(logits) for _ in masked[index].positions]
+                answers = fill.answers(masked[index], np.stack(rows), self._vocabulary(), top_k)
+                found[index] = {"text": masked[index].text, "masks": answers}
+        return found
+
+    def count_tokens(self, inputs: Sequence[Input]) -> list[int]:
+        """How many tokens each input has, special ones included."""
+        return [len(row) for row in self._rows(inputs, truncate=False)]
+
+    def _masked(self, texts: Sequence[str], truncate: bool) -> list[fill.Masked]:
+        if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+            raise InputError("texts must be a list of texts")
+        if not texts:
+            return []
+        options: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens} if truncate else {}
+        encoded = self.tokenizer(list(texts), return_offsets_mapping=True, **options)
+        mask_id, mask_token = self.tokenizer.mask_token_id, self.tokenizer.mask_token
+        masked = []
+        for index, text in enumerate(texts):
+            ids = encoded["input_ids"][index]
+            self._rows.check_length(len(ids), f"texts[{index}]")
+            offsets = encoded["offset_mapping"][index]
+            masked.append(fill.find_masks(text, ids, offsets, mask_id, mask_token, f"texts[{index}]"))
+        return masked
+
+    @torch.inference_mode()
+    def _packs(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
+        """Run the rows and yield (indices of rows, their lengths, states (tokens, hidden)), longest rows first.
+
+        Rows of one length stand together, which is what packed attention is quick at.
+        """
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+        for start, end in split_budget([len(rows[index]) for index in order], TOKENS_A_PACK):
+            members = order[start:end]
+            ids, lengths = pack([np.asarray(rows[index]) for index in members])
+            yield members, lengths, self.model.states(Batch.packed(torch.as_tensor(ids, device=self.device), lengths))
+
+    @torch.inference_mode()
+    def _logits(self, states: Tensor) -> Iterator[Floats]:
+        """The rows (vocabulary,) of the language-model head, a bounded number at a time."""
+        for chunk in states.split(MASKS_AT_ONCE):
+            yield from _to_numpy(self.model.lm_logits(chunk))
+
+    def _vocabulary(self) -> list[str]:
+        """The token of every id, made once."""
+        if self._tokens is None:
+            self._tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        return self._tokens
+
+
+def load(path_or_name: str | Path | None = None, dtype: str = "float32", device: str | None = None) -> Engine:
+    """Load a model with its tokenizer.
+
+    Args:
+        path_or_name: a folder, or a name on the hub; an existing folder wins. ``None``: the model in the package.
+        dtype: ``float32`` or ``bfloat16``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``None``: a GPU if there is one.
+
+    Raises:
+        CheckpointError: not a checkpoint, damaged, or a model that does not fit its config.
+        ConfigError: an unknown ``dtype`` or a device that is not there.
+    """
+    return Engine(load_parts(path_or_name, dtype, device))
+
+
+def _to_numpy(tensor: Tensor) -> Floats:
+    return tensor.float().cpu().numpy()

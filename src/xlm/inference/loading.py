@@ -1,0 +1,78 @@
+"""A folder or a name -> a model ready to run, its tokenizer, and where both stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xlm.assets import BUNDLED, bundled_folder
+from xlm.backends.torch.auto import AutoModel, AutoModelForMaskedLM
+from xlm.errors import CheckpointError, ConfigError
+from xlm.families.auto import AutoConfig
+from xlm.families.registry import family_of
+from xlm.families.spec import EncoderSpec
+from xlm.hub import resolve
+from xlm.tokenizers import AutoTokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# An architecture that ends so has a head over the vocabulary.
+_LM_ENDINGS = ("ForMaskedLM", "ForCausalLM", "WithLMHeadModel")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What an engine runs on."""
+
+    model: Any
+    tokenizer: Any
+    spec: EncoderSpec
+    name: str
+    dtype: str
+    device: torch.device
+
+
+def load_parts(path_or_name: str | Path | None, dtype: str, device: str | None) -> Loaded:
+    """Load model and tokenizer; arguments and errors as in :func:`xlm.load`."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}: it must be one of {', '.join(DTYPES)}")
+    place = find_device(device)
+    folder = bundled_folder() if path_or_name is None else resolve(path_or_name)
+    config = AutoConfig.from_pretrained(folder)
+    family = family_of(config)
+    has_head = any(name.endswith(_LM_ENDINGS) for name in config.architectures or ())
+    if has_head:
+        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=DTYPES[dtype])
+    else:
+        model = AutoModel.from_pretrained(
+            folder, dtype=DTYPES[dtype], **({"add_pooling_layer": False} if family.pooler else {})
+        )
+    model = model.eval().requires_grad_(False).to(place)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    name = BUNDLED if path_or_name is None else str(path_or_name)
+    spec = family.spec(config)
+    if len(tokenizer) > spec.vocab_size:
+        raise CheckpointError(
+            f"{name}: the tokenizer has {len(tokenizer):,} ids, the model's table {spec.vocab_size:,} rows: "
+            "they do not belong together"
+        )
+    return Loaded(model, tokenizer, spec, name, dtype, place)
+
+
+def find_device(device: str | None) -> torch.device:
+    """The device of a name; without one a GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: no such device, here or anywhere.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"device is {device!r}: not usable here: {first}") from error
+    return place
