@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from goldens import layout
 
 import xlm
+from goldens import layout
 from xlm.backends.torch.pretrained import load_reference_state_dict
 
 MANIFEST, ARRAYS = layout.read()
