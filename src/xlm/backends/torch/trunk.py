@@ -92,7 +92,7 @@ class TrunkModel(PreTrainedModel):
     def _packed_positions(self, batch: Batch) -> Tensor:
         assert batch.lengths is not None
         device = batch.ids.device
-        lengths = torch.tensor(batch.lengths, device=device)
+        lengths = torch.tensor(batch.lengths, dtype=torch.long, device=device)
         starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
         if self.spec.positions_skip_padding:
             return positions_after_padding_packed(torch, batch.ids, starts, self.spec.pad_id)
@@ -148,7 +148,7 @@ class TrunkModel(PreTrainedModel):
         if spec.zero_padding and mask is not None:
             row_mask = mask[:, total - new :].reshape(-1, 1)
         assert positions is not None
-        x = self.embeddings(words.reshape(batch * new, -1), positions, types, languages, row_mask)
+        x = self.embeddings(words.reshape(batch * new, spec.hidden_size), positions, types, languages, row_mask)
         bias = self_attention_bias(spec, mask, batch, new, past, x.dtype, x.device)
         layout = Padded(batch, new, bias, row_mask, past)
         x, trace = self.encoder(
