@@ -8,8 +8,8 @@ A table is plain text, one tensor pattern a line::
     roberta.embeddings.LayerNorm.{}                     encoder.emb_layer_norm.{}            old
 
 Each `{}` stands for exactly one dotted component; the placeholders appear in the same order on both sides. A third
-column may hold flags: ``T`` says that the foreign tensor is the transpose of ours, ``old`` that the foreign name is read
-but never written (a historic spelling). The inverse is derived from the same lines. A key matches at most one line: two
+column may hold flags: ``T`` says that the foreign tensor is the transpose of ours, ``old`` that the foreign name is
+read but never written (a historic spelling). The inverse is derived from the same lines. A key matches at most one line: two
 lines that could both match one key are refused when the table is parsed, so no lookup is ever ambiguous.
 """
 
