@@ -13,7 +13,7 @@ import xlm
 
 STUB = Path(xlm.__file__).with_suffix(".pyi")
 FRAMEWORKS = ("torch", "jax", "flax", "tensorflow", "keras", "transformers")
-FRAMEWORK_FREE = ("families", "batches", "tokenizers", "tasks", "data", "checkpoints", "errors", "cli")
+FRAMEWORK_FREE = ("families", "batches", "tokenizers", "tasks", "data", "checkpoints", "outputs", "hub", "cli")
 
 
 def stub_names() -> dict[str, str]:
@@ -65,7 +65,8 @@ import xlm
 for package in {FRAMEWORK_FREE}:
     module = importlib.import_module("xlm." + package)
     for info in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
-        importlib.import_module(info.name)
+        if not info.name.endswith("__main__"):
+            importlib.import_module(info.name)
 """
     run_python(code)
 

@@ -65,25 +65,23 @@ def _answer(engine: Engine, where: str, text: str, top_k: int, truncate: bool, a
     if as_json:
         print_json(answer)
     else:
-        stdout().print(answer_table(answer), "", soft_wrap=False)
+        screen = stdout()
+        screen.print(Text(isolated(text), style="bold"))
+        screen.print(answer_table(answer), "")
 
 
 def answer_table(answer: dict[str, Any]) -> Table:
     """The candidates of one text: a row a rank, two columns a mask."""
     from xlm.tasks.fill import surface
 
-    table = Table(
-        box=None, title=isolated(answer["text"]), title_justify="left", title_style="bold", padding=(0, 2, 0, 0)
-    )
-    several = len(answer["masks"]) > 1
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=len(answer["masks"]) > 1)
     table.add_column("", justify="right", style="dim")
     for number in range(1, len(answer["masks"]) + 1):
-        table.add_column(f"mask {number}" if several else "", no_wrap=True)
+        table.add_column(f"mask {number}", no_wrap=True)
         table.add_column("", justify="right", style="dim")
     for rank, candidates in enumerate(zip(*answer["masks"], strict=True), 1):
         cells: list[Text] = []
         for candidate in candidates:
             cells += [Text(isolated(surface(candidate["token"]))), percent(candidate["probability"])]
         table.add_row(str(rank), *cells)
-    table.show_header = several
     return table

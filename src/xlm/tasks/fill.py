@@ -77,14 +77,25 @@ def top(
     """Ids and probabilities (rows, count) of the largest logits, largest first, the lower id first among equals.
 
     The softmax runs over all columns in float64; only ids below ``limit`` are chosen.
+
+    Raises:
+        InputError: a logit is not a number.
     """
+    if np.isnan(logits).any():
+        raise InputError(
+            f"logits: {int(np.isnan(logits).sum())} of {logits.size} are NaN: the model's weights are damaged"
+        )
     wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    np.exp(wide, out=wide)
-    wide /= wide.sum(axis=-1, keepdims=True)
-    eligible = wide[:, :limit]
-    order = np.argsort(-eligible, axis=-1, kind="stable")[:, :count]
-    return order.astype(np.int64), np.take_along_axis(eligible, order, axis=-1)
+    weights = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    wide = wide[:, :limit]
+    count = min(count, wide.shape[1])
+    ids = np.empty((len(wide), count), np.int64)
+    for row, values in enumerate(wide):
+        # Everything from the count-th largest value up, so that equals are there in full before the sort breaks the tie.
+        candidates = np.flatnonzero(values >= np.partition(values, -count)[-count])
+        ids[row] = candidates[np.argsort(-values[candidates], kind="stable")[:count]]
+    return ids, np.take_along_axis(weights, ids, axis=-1)
 
 
 def fill(text: str, span: tuple[int, int], token: str) -> str:
