@@ -252,6 +252,10 @@ class RobertaForCausalLM(RobertaLMModel):
             past = past_key_values[0][0].shape[2]
             input_ids = input_ids[:, past if input_ids.shape[1] > past else input_ids.shape[1] - 1 :]
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": past_key_values}
+        if past_key_values is not None and not bool(attention_mask.all()):
+            # The forward counts every place of the past; padding on the left of a prompt must not count.
+            count, pad = attention_mask.cumsum(-1)[:, -input_ids.shape[1] :], self.spec.pad_id
+            inputs["position_ids"] = count * (input_ids != pad) + pad
         kept = ("encoder_hidden_states", "encoder_attention_mask")
         return {**inputs, **{k: model_kwargs[k] for k in kept if model_kwargs.get(k) is not None}}
 
