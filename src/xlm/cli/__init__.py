@@ -27,7 +27,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Use a model"),
     "fill-mask": ("fill_mask", "Use a model"),
     "embed": ("embed", "Use a model"),
+    "pretrain": ("pretrain", "Make a model"),
     "tokenizer": ("tokenizer", "Make a model"),
+    "pretrain": ("pretrain", "Train"),
     "doctor": ("doctor", "About this installation"),
     "version": ("version", "About this installation"),
 }

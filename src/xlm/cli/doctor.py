@@ -93,12 +93,9 @@ def extra_state(packages: tuple[str, ...]) -> str:
 
 def processor() -> str:
     """The processor's name, and which of the instructions that matter it has (Linux)."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
+    fields = fields_of(Path("/proc/cpuinfo"))
+    if not fields:
         return platform.processor() or "unknown"
-    fields = dict(
-        (part.strip() for part in line.split(":", 1)) for line in info.read_text("utf-8").splitlines() if ":" in line
-    )
     flags = fields.get("flags", fields.get("Features", "")).split()
     present = [flag for flag in _FLAGS if flag in flags]
     return f"{fields.get('model name', platform.machine())} ({', '.join(present) or 'no vector extensions known here'})"
@@ -106,12 +103,19 @@ def processor() -> str:
 
 def memory() -> str:
     """Free and total memory (Linux), or ``unknown``."""
-    info = Path("/proc/meminfo")
-    if not info.is_file():
+    fields = fields_of(Path("/proc/meminfo"))
+    if not fields:
         return "unknown"
-    fields = dict(line.split(":", 1) for line in info.read_text("utf-8").splitlines() if ":" in line)
     total, free = (int(fields[name].split()[0]) / 2**20 for name in ("MemTotal", "MemAvailable"))
     return f"{free:.1f} GiB free of {total:.1f} GiB"
+
+
+def fields_of(path: Path) -> dict[str, str]:
+    """The ``name: value`` lines of a file of the kernel; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    pairs = (line.partition(":") for line in path.read_text("utf-8").splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs if value}
 
 
 def hub_cache() -> str:

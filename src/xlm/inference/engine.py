@@ -52,7 +52,7 @@ class Engine:
         spec = parts.spec
         self.max_tokens, self.hidden_size = spec.max_tokens, spec.hidden_size
         self._rows = Rows(parts.tokenizer, spec.vocab_size, spec.max_tokens)
-        self._tokens: list[str] | None = None
+        self._tokens: list[str] = []
 
     def __repr__(self) -> str:
         return f"Engine({self.name!r}, dtype={self.dtype!r}, device={str(self.device)!r})"
@@ -170,8 +170,8 @@ class Engine:
 
     def _vocabulary(self) -> list[str]:
         """The token of every id, made once."""
-        if self._tokens is None:
-            self._tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        if not self._tokens:
+            self._tokens = list(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))))
         return self._tokens
 
 

@@ -79,7 +79,7 @@ class Rows:
         for position, value in enumerate(item):
             if isinstance(value, bool) or not isinstance(value, Integral):
                 raise InputError(f"{where}[{position}] is {value!r} ({_type(value)}): an id is an integer")
-            if not 0 <= value < self.vocab_size:
+            if not 0 <= int(value) < self.vocab_size:
                 raise InputError(f"{where}[{position}] is {value}: ids must lie between 0 and {self.vocab_size - 1}")
         if truncate:
             item = item[: self.max_tokens]

@@ -41,9 +41,7 @@ def find_masks(
     return Masked(text, list(ids), positions, [_trim(text, *offsets[position]) for position in positions])
 
 
-def answers(
-    masked: Masked, logits: NDArray[np.floating], tokens: Sequence[str], top_k: int
-) -> list[list[dict[str, Any]]]:
+def answers(masked: Masked, logits: NDArray[np.floating], tokens: list[str], top_k: int) -> list[list[dict[str, Any]]]:
     """The ``top_k`` most probable tokens of every mask, best first.
 
     Args:
@@ -61,11 +59,11 @@ def answers(
         [
             {
                 "token": tokens[token_id],
-                "id": int(token_id),
-                "probability": float(probability),
+                "id": token_id,
+                "probability": probability,
                 "text": fill(masked.text, span, tokens[token_id]),
             }
-            for token_id, probability in zip(row_ids, row_probabilities, strict=True)
+            for token_id, probability in zip(row_ids.tolist(), row_probabilities.tolist(), strict=True)
         ]
         for span, row_ids, row_probabilities in zip(masked.spans, ids, probabilities, strict=True)
     ]

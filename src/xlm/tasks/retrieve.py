@@ -24,7 +24,8 @@ def pool(states: Floats, lengths: Sequence[int], pooling: str) -> Floats:
     if pooling == "max":
         return np.maximum.reduceat(states, starts, axis=0)
     if pooling == "mean":
-        return np.add.reduceat(states, starts, axis=0) / np.asarray(lengths, np.float32)[:, None]
+        sums = np.add.reduceat(states, starts, axis=0)
+        return (sums / np.asarray(lengths)[:, None]).astype(np.float32)
     raise InputError(f"pooling is {pooling!r}: it must be one of {', '.join(POOLINGS)}")
 
 
