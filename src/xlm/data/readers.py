@@ -74,7 +74,9 @@ def read_pairs(path: Path) -> Iterator[tuple[str, str]]:
             continue
         columns = line.split("\t")
         if len(columns) != 2:
-            raise DataError(f"{path}:{number}: {len(columns)} columns where a pair needs exactly 2, separated by one tab")
+            raise DataError(
+                f"{path}:{number}: {len(columns)} columns where a pair needs exactly 2, separated by one tab"
+            )
         left, right = columns[0].strip(), columns[1].strip()
         if left and right:
             yield left, right

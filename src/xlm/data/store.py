@@ -1,0 +1,140 @@
+"""Tokenised text on disk: one flat, memory-mapped array of ids per source file, built once and found again by its content.
+
+A store is a folder: ``tokens.bin`` (uint16 or uint32, every sentence followed by the end-of-sentence id), ``offsets.npy``
+(sentences + 1, int64), ``counts.npy`` (vocab, int64) and ``store.json``. It is written beside its final place and renamed, so
+a store that exists is complete; building streams, in constant memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xlm.data.readers import read_pairs, read_texts
+from xlm.data.vocabulary import Vocabulary
+from xlm.errors import DataError, OutputError
+
+FORMAT = 1
+_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """``sentence(i)`` is a slice of one memory map. A pair store holds the two sides of pair k as sentences 2k and 2k + 1."""
+
+    folder: Path
+    tokens: NDArray[np.unsignedinteger]
+    offsets: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenStore:
+        about = json.loads((folder / "store.json").read_text("utf-8"))
+        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        path, dtype = folder / "tokens.bin", np.dtype(about["dtype"])
+        if path.stat().st_size != int(offsets[-1]) * dtype.itemsize:
+            raise DataError(
+                f"{path}: {path.stat().st_size} bytes where {int(offsets[-1]) * dtype.itemsize} are expected: delete {folder}"
+            )
+        tokens = np.memmap(path, dtype=dtype, mode="r") if len(offsets) > 1 else np.zeros(0, dtype)
+        return cls(folder, tokens, offsets, np.load(folder / "counts.npy", allow_pickle=False))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def slice(self, start: int, end: int) -> NDArray[np.int64]:
+        """Tokens ``start .. end - 1`` of the flat array."""
+        return self.tokens[start:end].astype(np.int64)
+
+    def sentence(self, index: int) -> NDArray[np.int64]:
+        """Sentence ``index`` without its end-of-sentence id."""
+        return self.slice(int(self.offsets[index]), int(self.offsets[index + 1]) - 1)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+Part = Literal["text", "pairs", "held-out pairs"]
+
+
+def is_held_out(pivot_text: str, share: float) -> bool:
+    """Whether a pair is kept for validation: by a hash of its text in the pivot language, so that no such text is trained on in
+    any language."""
+    return hashlib.md5(pivot_text.encode(), usedforsecurity=False).digest()[0] < round(256 * share)
+
+
+def build_store(
+    path: Path, vocabulary: Vocabulary, cache: Path, part: Part, limit: int | None = None, held_out: float = 0.0
+) -> TokenStore:
+    """The store of one text file (one text a line) or pairs file (TSV), built if ``cache`` does not have it yet.
+
+    ``limit`` keeps the first lines only; ``held_out`` is the share of the pairs that ``"pairs"`` leaves to ``"held-out pairs"``. Raises ``DataError`` for unreadable lines, ``OutputError`` when the cache cannot be
+    written.
+    """
+    about = {"format": FORMAT, "source": file_digest(path), "tokenizer": vocabulary.fingerprint}
+    about |= {"part": part, "limit": limit, "held_out": held_out}
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
+    folder = cache / f"{path.name.split('.')[0]}-{key}"
+    if (folder / "store.json").is_file():
+        return TokenStore.open(folder)
+    temporary = cache / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir(parents=True)
+        _write(temporary, _sentences(path, part, limit, held_out), vocabulary, about | {"file": path.name})
+        try:
+            os.rename(temporary, folder)
+        except OSError:  # another process built the same store meanwhile: its content is the same
+            if not (folder / "store.json").is_file():
+                raise
+    except OSError as error:
+        if isinstance(error, DataError):
+            raise
+        raise OutputError(f"{folder}: the token store cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return TokenStore.open(folder)
+
+
+def _sentences(path: Path, part: Part, limit: int | None, held_out: float) -> Iterator[str]:
+    if part == "text":
+        yield from islice(read_texts(path), limit)
+        return
+    for text, translation in islice(read_pairs(path), limit):
+        if is_held_out(translation, held_out) == (part == "held-out pairs"):
+            yield text
+            yield translation
+
+
+def _write(folder: Path, sentences: Iterable[str], vocabulary: Vocabulary, about: dict[str, object]) -> None:
+    dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+    lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+    counts = np.zeros(vocabulary.size, np.int64)
+    source = iter(sentences)
+    with (folder / "tokens.bin").open("wb") as stream:
+        while lines := list(islice(source, _BATCH)):
+            encoded = vocabulary.encode_lines(lines)
+            flat = np.concatenate([np.asarray([*ids, vocabulary.eos_id], dtype=np.int64) for ids in encoded])
+            lengths.append(np.array([len(ids) + 1 for ids in encoded], np.int64))
+            counts += np.bincount(flat, minlength=vocabulary.size)
+            stream.write(flat.astype(dtype).tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+    offsets = np.cumsum(np.concatenate(lengths))
+    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "counts.npy", counts)
+    summary = about | {"dtype": dtype.name, "sentences": len(offsets) - 1, "tokens": int(offsets[-1])}
+    (folder / "store.json").write_text(json.dumps(summary, indent=1), "utf-8")

@@ -1,0 +1,85 @@
+"""What pretraining needs of a tokenizer: plain lines to ids, the special ids, and a fingerprint of its files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from xlm.errors import CheckpointError
+
+TOKENIZER_FILES = (
+    "sentencepiece.bpe.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+class LineEncoder(Protocol):
+    """Lines to ids without special tokens."""
+
+    def __call__(self, lines: list[str]) -> Sequence[Sequence[int]]: ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """``size`` counts every id the embedding needs; ``special_ids`` are never masked, predicted or drawn as replacements."""
+
+    encode_lines: LineEncoder
+    size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    mask_id: int
+    special_ids: tuple[int, ...]
+    fingerprint: str
+    folder: Path | None = None
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """sha256 over the tokenizer files of a folder, by name and content."""
+    digest = hashlib.sha256()
+    present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not present:
+        raise CheckpointError(f"{folder}: no tokenizer files there: one of {', '.join(TOKENIZER_FILES)} is needed")
+    for name in present:
+        digest.update(name.encode())
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def load_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary of a tokenizer folder (as ``save_pretrained`` or ``xlm tokenizer train`` writes it)."""
+    from xlm.tokenizers import AutoTokenizer
+
+    fingerprint = folder_fingerprint(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def encode_lines(lines: list[str]) -> Sequence[Sequence[int]]:
+        return tokenizer.encode_lines(lines) if hasattr(tokenizer, "encode_lines") else _pieces(tokenizer, lines)
+
+    return Vocabulary(
+        encode_lines=encode_lines,
+        size=len(tokenizer),
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+        mask_id=tokenizer.mask_token_id,
+        special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
+        fingerprint=fingerprint,
+        folder=folder,
+    )
+
+
+def _pieces(tokenizer: Any, lines: list[str]) -> list[list[int]]:
+    """SentencePiece on all cores, without offsets; a literal ``<mask>`` in a corpus is text like any other."""
+    unknown = tokenizer.unk_token_id
+    return [
+        [piece + 1 if piece else unknown for piece in ids] for ids in tokenizer.sp_model.encode(lines, num_threads=-1)
+    ]

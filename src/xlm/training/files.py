@@ -1,0 +1,111 @@
+"""Folders that exist only when complete, manifests that prove it, and a lock that keeps a second writer out."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xlm.errors import CheckpointError, OutputError
+
+MANIFEST = "manifest.json"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fsync_path(path: Path) -> None:
+    """Make a file's content, or a folder's entries, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary sibling to fill; at the end its files are hashed, flushed, and it is renamed to ``folder``.
+
+    A failure on the way removes the temporary folder and leaves everything else as it was.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        temporary.mkdir()
+        yield temporary
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        entries = {
+            str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+        }
+        (temporary / MANIFEST).write_text(json.dumps(entries, indent=1), "utf-8")
+        for path in [*files, temporary / MANIFEST, *(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
+            fsync_path(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(temporary, folder)
+        fsync_path(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def verify_folder(folder: Path) -> None:
+    """Raise ``CheckpointError`` naming the first file that is missing or not as it was written."""
+    try:
+        entries = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: the checkpoint has no readable manifest: {error}") from error
+    for name, entry in entries.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing, though the manifest lists it")
+        if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+            raise CheckpointError(
+                f"{path}: {path.stat().st_size} bytes, not the {entry['bytes']} bytes that were written"
+            )
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Replace a small file at once or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; a second process fails at once with the holder's host and process id.
+
+    The lock is the kernel's (``flock``): it ends with its process however that dies, so it cannot go stale; the file may stay.
+    """
+    path = folder / "run.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"{folder}: the run folder cannot be written: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
+            raise OutputError(
+                f"{folder}: in use by {holder} (its lock is {path}): choose another output folder or stop it"
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

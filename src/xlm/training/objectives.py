@@ -1,0 +1,95 @@
+"""The losses of a step, and their gradients: each function runs forward and backward for one micro-batch.
+
+``H`` hidden, ``V`` vocabulary, ``N`` tokens of the micro-batch, ``M`` masked tokens. Logits exist only for masked tokens, and for
+at most ``chunk`` of those at a time, so nothing of the shape (N, V) is ever held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xlm.batches.batch import Batch
+from xlm.batches.packing import sequence_ids
+from xlm.families.spec import EncoderSpec
+from xlm.training.steps import MicroBatch
+
+LOGIT_ELEMENTS = 1 << 26  # logits held at a time: 256 MiB in fp32
+
+
+@dataclass(frozen=True)
+class Result:
+    """``loss`` and ``correct`` are sums over ``count`` predictions."""
+
+    loss: float
+    correct: int
+    count: int
+
+
+def to_batch(micro: MicroBatch, spec: EncoderSpec, device: torch.device) -> Batch:
+    """The micro-batch's rows as the encoder's packed input."""
+    positions = None if micro.position_ids is None else micro.position_ids + spec.position_offset
+
+    def tensor(array: Any) -> Tensor | None:
+        return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
+
+    return Batch.packed(
+        tensor(micro.ids),
+        micro.lengths,
+        position_ids=tensor(positions),
+        languages=tensor(micro.languages) if spec.num_languages else None,
+    )
+
+
+def masked_loss(model: Any, states_NH: Tensor, micro: MicroBatch, scale: float) -> tuple[Tensor, Result]:
+    """Cross-entropy of the masked tokens, back-propagated through the head into its ``.grad``, times ``scale``.
+
+    The head runs chunk by chunk, each with its own backward into a leaf that stands for the rows. What remains to be
+    back-propagated through the encoder is the returned scalar, whose gradient is the leaf's: the same numbers as one big
+    backward, without its memory.
+    """
+    device = states_NH.device
+    positions = torch.from_numpy(micro.positions).to(device)
+    targets = torch.from_numpy(micro.targets).to(device)
+    rows_MH = states_NH.index_select(0, positions)
+    leaf_MH = rows_MH.detach().requires_grad_()
+    loss = torch.zeros((), device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    size = max(LOGIT_ELEMENTS // int(model.config.vocab_size), 1)
+    for chunk_CH, wanted in zip(leaf_MH.split(size), targets.split(size), strict=True):
+        logits_CV = model.lm_logits(chunk_CH).float()
+        part = functional.cross_entropy(logits_CV, wanted, reduction="sum")
+        correct += (logits_CV.detach().argmax(-1) == wanted).sum()
+        loss += part.detach()
+        (part * scale).backward()
+    result = Result(float(loss), int(correct), len(micro.targets))
+    assert leaf_MH.grad is not None
+    return (rows_MH.float() * leaf_MH.grad.float()).sum(), result
+
+
+def mean_pool(states_NH: Tensor, lengths: list[int]) -> Tensor:
+    """The mean state of every row, special tokens included: (rows, H), in fp32."""
+    rows = torch.from_numpy(sequence_ids(lengths)).to(states_NH.device)
+    total = torch.zeros(len(lengths), states_NH.shape[1], device=states_NH.device, dtype=torch.float32)
+    total = total.index_add(0, rows, states_NH.float())
+    return total / torch.tensor(lengths, device=states_NH.device, dtype=torch.float32)[:, None]
+
+
+def contrastive_loss(states_NH: Tensor, micro: MicroBatch, temperature: float) -> tuple[Tensor, Result]:
+    """Symmetric InfoNCE of the micro-batch's pairs, the sum over pairs; ``correct`` counts translations ranked first."""
+    assert micro.pairs
+    device = states_NH.device
+    pooled = functional.normalize(mean_pool(states_NH, micro.lengths), dim=-1)
+    texts = pooled[torch.from_numpy(micro.pairs.texts).to(device)]
+    translations = pooled[torch.from_numpy(micro.pairs.translations).to(device)]
+    similarity = texts @ translations.T / temperature
+    similarity = similarity.masked_fill(torch.from_numpy(micro.pairs.duplicates).to(device), float("-inf"))
+    wanted = torch.arange(len(texts), device=device)
+    loss = 0.5 * sum(functional.cross_entropy(s, wanted, reduction="sum") for s in (similarity, similarity.T))
+    assert isinstance(loss, Tensor)
+    correct = (similarity.detach().argmax(-1) == wanted).sum()
+    return loss, Result(float(loss.detach()), int(correct), len(texts))

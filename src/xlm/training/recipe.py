@@ -1,0 +1,266 @@
+"""A pretraining recipe: one YAML file that says everything a run needs; the fields and their defaults are the classes below.
+
+Input paths are relative to the recipe's folder, the output folder to the current directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from xlm.errors import ConfigError
+from xlm.training.schema import bounded, build, set_value
+
+
+@dataclass(frozen=True)
+class Model:
+    """A new model (``family`` and ``config`` fields; the vocabulary's size and special ids are filled in) or ``path`` to continue."""
+
+    family: str = "xlm-roberta"
+    config: dict[str, Any] = field(default_factory=dict)
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Files by pattern: ``{language}`` stands for the language in the file's name, for example ``text/{language}.txt.gz``."""
+
+    text: str | None = None
+    pairs: str | None = None  # TSV, two columns: the language's text and its translation into ``pivot``
+    valid: str | None = None  # held-out text; without it nothing is evaluated
+    languages: list[str] | None = None  # None: every language that has a file
+    pivot: str = "en"
+    alpha: float = bounded(0.3, low=0.0)
+    pairs_alpha: float | None = bounded(None, low=0.0)  # None: as alpha
+    blocks: Literal["complete", "stream"] = "stream"
+    first_token: Literal["bos", "eos"] = "bos"  # what a sequence begins with: <s> (XLM-R), </s> (XLM)
+    held_out: float = bounded(
+        0.0, low=0.0, high=0.5
+    )  # share of the pairs, by a hash of the pivot's side, kept for the retrieval measure
+    limit: int | None = bounded(None, low=1)  # first lines of every file
+    cache: str | None = None  # token stores; None: in the output folder
+
+
+@dataclass(frozen=True)
+class Masking:
+    rate: float = bounded(0.15, above=0.0, high=0.9)
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)  # mask, keep, random
+    selection: Literal["roberta", "xlm"] = "roberta"
+    frequency_alpha: float = bounded(0.5, low=0.0)  # selection xlm only
+
+
+@dataclass(frozen=True)
+class Mlm:
+    """Masked language modelling on monolingual blocks. ``share`` of the step's tokens, ``weight`` of the step's loss."""
+
+    share: float = bounded(1.0, above=0.0)
+    weight: float = bounded(1.0, above=0.0)
+
+
+@dataclass(frozen=True)
+class Tlm:
+    """Masked language modelling on translation pairs set side by side in one sequence."""
+
+    share: float = bounded(0.5, above=0.0)
+    weight: float = bounded(1.0, above=0.0)
+    reset_positions: bool = False  # the translation's positions begin anew, as in XLM
+    swap: bool = True  # half of the pairs with the pivot's side first
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """InfoNCE over mean-pooled states: each text must find its translation among those of the batch, both ways.
+
+    The same forward pass can also predict masked tokens (``mask_rate`` > 0, ``mlm_weight``).
+    """
+
+    pairs: int = bounded(64, low=2)
+    weight: float = bounded(1.0, above=0.0)
+    temperature: float = bounded(0.05, above=0.0)
+    max_tokens: int = bounded(64, low=4)  # of each side, ``<s>`` and ``</s>`` included
+    same_language: bool = True  # all pairs of a step in one language: harder candidates
+    pool: int = bounded(16, low=1)  # pairs of similar length together, sorted inside a pool of this many batches
+    mask_rate: float = bounded(0.0, low=0.0, high=0.9)
+    mlm_weight: float = bounded(0.5, low=0.0)
+    every: int = bounded(1, low=1)  # in every n-th step
+    alone: bool = False  # those steps have no other objective
+    start: float = bounded(0.0, low=0.0, high=1.0)  # progress at which this objective begins
+
+
+@dataclass(frozen=True)
+class Objectives:
+    mlm: Mlm | None = None
+    tlm: Tlm | None = None
+    contrastive: Contrastive | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Sequence length up to ``until``, a fraction of the run."""
+
+    length: int = bounded(low=8)
+    until: float = bounded(1.0, above=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``tokens`` a step for MLM and TLM together, in forward passes of at most ``micro_tokens``."""
+
+    tokens: int = bounded(8192, low=32)
+    micro_tokens: int | None = bounded(None, low=32)
+    phases: list[Phase] = field(default_factory=lambda: [Phase(length=128)])
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    kind: Literal["adamw", "muon"] = "adamw"  # muon: for the encoder's matrices; AdamW for all else
+    learning_rate: float = bounded(1e-3, above=0.0)
+    matrix_rate: float = bounded(0.02, above=0.0)  # of muon
+    betas: tuple[float, float] = bounded((0.9, 0.98), low=0.0, high=0.99999)
+    eps: float = bounded(1e-6, above=0.0)
+    weight_decay: float = bounded(0.01, low=0.0)
+    clip: float | None = bounded(1.0, above=0.0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run of ``steps``, or of ``minutes`` of training (kept in the checkpoints; such a run ends on time on a busy machine, but
+    how far its rate has fallen at a step depends on the clock, so it resumes exactly only in its data).
+
+    ``warmup`` and ``hold`` are fractions of the run when below 1, steps otherwise; ``final`` is a fraction of the peak rate.
+    """
+
+    steps: int | None = bounded(None, low=1)
+    minutes: float | None = bounded(None, above=0.0)
+    warmup: float = bounded(0.06, low=0.0)
+    hold: float = bounded(0.0, low=0.0)
+    decay: Literal["linear", "cosine", "inverse_sqrt", "constant"] = "linear"
+    final: float = bounded(0.0, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often, in steps or in minutes; 0 is only at the end."""
+
+    log: int = bounded(10, low=1)
+    evaluate: int = bounded(0, low=0)
+    evaluate_minutes: float = bounded(0.0, low=0.0)
+    checkpoint: int = bounded(0, low=0)
+    checkpoint_minutes: float = bounded(10.0, low=0.0)
+    keep: int = bounded(2, low=1)  # checkpoints
+    valid_rows: int = bounded(16, low=1)  # of every language
+    valid_length: int = bounded(64, low=8)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    tokenizer: str
+    data: Data
+    objectives: Objectives
+    model: Model = field(default_factory=Model)
+    masking: Masking = field(default_factory=Masking)
+    batch: Batch = field(default_factory=Batch)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    every: Every = field(default_factory=Every)
+    output: str = "runs/pretrain"
+    seed: int = bounded(1, low=0)
+    init: dict[str, Any] = field(default_factory=dict)  # how new weights begin, see ``xlm.training.init``
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the machine computes in it, else fp32
+    device: str = "auto"
+    threads: int | None = bounded(None, low=1)
+    max_minutes: float | None = bounded(
+        None, above=0.0
+    )  # stop and save after that long, to be resumed; the schedule stays
+    base: str = "."  # the recipe's folder: what input paths are relative to
+
+    def path(self, text: str) -> Path:
+        """An input path of the recipe as it is on this machine."""
+        path = Path(text).expanduser()
+        return path if path.is_absolute() else Path(self.base) / path
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that decides the weights; a run resumes only under the same one. Where and how long to run is left out."""
+        values = dataclasses.asdict(self)
+        for name in ("output", "device", "threads", "max_minutes", "base", "every"):
+            del values[name]
+        del values["data"]["cache"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_recipe(path: str | Path, assignments: Sequence[str] = (), output: str | None = None) -> Recipe:
+    """Read, override and check a recipe. ``assignments`` are ``field.field=value`` texts, values in YAML."""
+    import yaml
+
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"recipe {path}: cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {path}: it must hold a mapping of fields, not {type(values).__name__}")
+    for assignment in assignments:
+        set_value(values, assignment, yaml.safe_load)
+    values.setdefault("base", str(path.resolve().parent))
+    if output is not None:
+        values["output"] = output
+    recipe = build(Recipe, values)
+    check_recipe(recipe)
+    return recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """The rules between fields."""
+    objectives, data = recipe.objectives, recipe.data
+    if not (objectives.mlm or objectives.tlm or objectives.contrastive):
+        raise ConfigError("objectives is empty: at least one of mlm, tlm, contrastive must be given")
+    if objectives.mlm and not data.text:
+        raise ConfigError("data.text is missing: the objective mlm needs monolingual text")
+    if (objectives.tlm or objectives.contrastive) and not data.pairs:
+        raise ConfigError("data.pairs is missing: the objectives tlm and contrastive need translation pairs")
+    if abs(sum(recipe.masking.shares) - 1.0) > 1e-6 or min(recipe.masking.shares) < 0:
+        raise ConfigError(
+            f"masking.shares = {list(recipe.masking.shares)}: the three must not be negative and must sum to 1"
+        )
+    ends = [phase.until for phase in recipe.batch.phases]
+    if not ends or ends != sorted(set(ends)) or ends[-1] != 1.0:
+        raise ConfigError(f"batch.phases: until = {ends}: the fractions must rise and the last must be 1.0")
+    longest = max(phase.length for phase in recipe.batch.phases)
+    if longest > recipe.batch.tokens:
+        raise ConfigError(
+            f"batch.tokens = {recipe.batch.tokens}: it must hold at least one sequence of {longest} tokens"
+        )
+    if recipe.batch.micro_tokens is not None and recipe.batch.micro_tokens < longest:
+        raise ConfigError(
+            f"batch.micro_tokens = {recipe.batch.micro_tokens}: it must hold one sequence of {longest} tokens"
+        )
+    contrastive = objectives.contrastive
+    if contrastive and contrastive.every == 1 and contrastive.alone and (objectives.mlm or objectives.tlm):
+        raise ConfigError("objectives.contrastive: alone in every step (every = 1) leaves no step for mlm and tlm")
+    schedule = recipe.schedule
+    if (schedule.steps is None) == (schedule.minutes is None):
+        raise ConfigError(
+            f"schedule.steps = {schedule.steps}, schedule.minutes = {schedule.minutes}: exactly one must be given"
+        )
+    if schedule.minutes is not None and (
+        schedule.warmup >= 1 or schedule.hold >= 1 or schedule.decay == "inverse_sqrt"
+    ):
+        raise ConfigError(
+            "schedule.minutes: warmup and hold must then be fractions below 1, and decay not inverse_sqrt"
+        )
+    total = schedule.steps or 1
+    if fraction(schedule.warmup, total) + fraction(schedule.hold, total) > 1:
+        raise ConfigError(f"schedule: warmup = {schedule.warmup} and hold = {schedule.hold} exceed the run")
+
+
+def fraction(value: float, steps: int) -> float:
+    """A fraction (below 1) as it is, or a number of steps (1 and above) as a fraction of ``steps``."""
+    return value if value < 1 else value / steps

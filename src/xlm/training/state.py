@@ -1,0 +1,125 @@
+"""Checkpoints of a run: complete folders ``checkpoints/step-N``, found, verified, written and pruned.
+
+A folder holds ``model/`` (``save_pretrained`` and the tokenizer: usable as it is), ``optimizer.pt`` (tensors only, by parameter
+name), ``state.json`` (the data's cursor, counters, the recipe's fingerprint) and ``manifest.json`` with every file's sha256.
+No generator state is stored: all randomness is keyed by seed and step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from xlm.data.vocabulary import TOKENIZER_FILES
+from xlm.errors import CheckpointError, ConfigError
+from xlm.training.files import atomic_folder, verify_folder
+from xlm.training.steps import Cursor
+
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """What a run has done so far."""
+
+    cursor: Cursor = dataclasses.field(default_factory=Cursor)
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def checkpoint_folders(output: Path) -> list[Path]:
+    """Complete checkpoints, oldest first. Temporary folders of interrupted saves do not count."""
+    found = []
+    for path in (output / "checkpoints").glob("step-*"):
+        if (match := re.fullmatch(r"step-(\d+)", path.name)) and path.is_dir():
+            found.append((int(match[1]), path))
+    return [path for _, path in sorted(found)]
+
+
+def save_checkpoint(
+    output: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    fingerprint: str,
+    tokenizer: Path | None,
+    keep: int,
+) -> Path:
+    """Write ``checkpoints/step-N`` at once or not at all, then remove all but the newest ``keep``."""
+    folder = output / "checkpoints" / f"step-{progress.cursor.step}"
+    with atomic_folder(folder) as temporary:
+        save_model(temporary / "model", model, tokenizer)
+        torch.save(optimizer_tensors(model, optimizer), temporary / "optimizer.pt")
+        state = {"format": FORMAT, "recipe": fingerprint, "torch": torch.__version__, **dataclasses.asdict(progress)}
+        (temporary / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
+    for old in checkpoint_folders(output)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    for leftover in folder.parent.glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return folder
+
+
+def save_model(folder: Path, model: Any, tokenizer: Path | None) -> None:
+    """``save_pretrained`` and, beside it, the tokenizer's files."""
+    model.save_pretrained(folder)
+    for name in TOKENIZER_FILES if tokenizer else ():
+        if tokenizer and (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, folder / name)
+
+
+def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, fingerprint: str) -> Progress:
+    """Verify ``folder`` and restore model, optimizer and progress from it, bit for bit.
+
+    Raises ``CheckpointError`` for a damaged checkpoint, ``ConfigError`` when it belongs to another recipe.
+    """
+    try:
+        verify_folder(folder)
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        older = [path.name for path in checkpoint_folders(folder.parent.parent) if path != folder]
+        advice = (
+            f"; remove the folder to go on from {older[-1]}"
+            if older
+            else "; there is no other checkpoint: --fresh begins anew"
+        )
+        raise CheckpointError(f"{error}{advice}") from error
+    if state["recipe"] != fingerprint:
+        raise ConfigError(
+            f"{folder} belongs to another recipe (fingerprint {state['recipe']}, this one has {fingerprint}): "
+            "restore the recipe, choose another output folder, or begin anew with --fresh"
+        )
+    loaded = type(model).from_pretrained(folder / "model")
+    source = dict(loaded.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(source[name])
+    restore_optimizer(model, optimizer, torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+    return Progress(Cursor(**state["cursor"]), state["tokens"], state["seconds"])
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
+    """The optimizer's state by parameter name."""
+    return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, dict[str, torch.Tensor]]
+) -> None:
+    """The inverse of ``optimizer_tensors``."""
+    parameters = dict(model.named_parameters())
+    for name, state in tensors.items():
+        if name not in parameters:
+            raise CheckpointError(f"optimizer.pt: state of {name!r}, a parameter the model does not have")
+        device = parameters[name].device
+        optimizer.state[parameters[name]] = {
+            key: value.to(device) if isinstance(value, torch.Tensor) and value.ndim else value
+            for key, value in state.items()
+        }

@@ -1,0 +1,271 @@
+"""What a training step consists of: the micro-batches of step s, built from the recipe, the stores, the seed and s alone.
+
+No framework here: arrays are NumPy, so a loader thread can build the next steps while this one computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xlm.batches.masking import (
+    Masked,
+    corrupt,
+    eligible_tokens,
+    frequency_weights,
+    ordinary_ids,
+    select_per_sequence,
+    select_weighted,
+)
+from xlm.batches.packing import pack
+from xlm.data.random import keyed
+from xlm.data.sampling import language_probabilities
+from xlm.data.store import TokenStore
+from xlm.data.streams import BlockStream, Pair, PairStream
+from xlm.data.vocabulary import Vocabulary
+from xlm.training.recipe import Phase, Recipe
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows ``texts[i]`` and ``translations[i]`` of the micro-batch belong together; ``duplicates`` (n, n) is True where another
+    pair's translation, or text, is the very same, which therefore must not count as a wrong answer."""
+
+    texts: Ids
+    translations: Ids
+    duplicates: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass: packed ``ids`` (tokens,) of rows with ``lengths``.
+
+    ``positions``/``targets`` (chosen,) are what is to be predicted. ``position_ids`` (tokens,) count from 0 in every row and are None
+    where plain; ``languages`` (tokens,) are indices into the builder's ``languages``.
+    """
+
+    objective: str
+    ids: Ids
+    lengths: list[int]
+    row_languages: list[str]
+    positions: Ids
+    targets: Ids
+    languages: Ids
+    position_ids: Ids | None = None
+    pairs: Pairs | None = None
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where the data stands before a step: all that a checkpoint needs to know about it."""
+
+    step: int = 0
+    phase: int = 0
+    rows: int = 0  # monolingual rows taken in this phase
+    tlm: int = 0  # pairs taken for TLM
+    contrastive: int = 0  # contrastive batches taken
+
+    def enter(self, phase: int) -> Cursor:
+        """The cursor in ``phase``, whose rows are cut anew."""
+        return self if phase == self.phase else replace(self, phase=phase, rows=0)
+
+
+@dataclass(frozen=True)
+class _Job:
+    objective: str
+    start: int
+    count: int
+    index: int
+
+
+class StepBuilder:
+    """``build(cursor, rank, world)`` is the list of this rank's micro-batches, ``advance(cursor)`` the next step's cursor."""
+
+    def __init__(
+        self, recipe: Recipe, vocabulary: Vocabulary, texts: Mapping[str, TokenStore], pairs: Mapping[str, TokenStore]
+    ) -> None:
+        self.recipe, self._vocabulary, self._texts = recipe, vocabulary, texts
+        data, objectives, seed = recipe.data, recipe.objectives, recipe.seed
+        self.languages = sorted({*texts, *pairs, *([data.pivot] if pairs else [])})
+        pairs_alpha = data.alpha if data.pairs_alpha is None else data.pairs_alpha
+        self.text_probabilities = _probabilities({name: len(s.tokens) for name, s in texts.items()}, data.alpha)
+        self.pair_probabilities = _probabilities({name: len(s) // 2 for name, s in pairs.items()}, pairs_alpha)
+        self._tlm = PairStream(pairs, self.pair_probabilities, seed, "tlm") if objectives.tlm else None
+        self._contrastive = (
+            PairStream(pairs, self.pair_probabilities, seed, "contrastive") if objectives.contrastive else None
+        )
+        self._index = {name: i for i, name in enumerate(self.languages)}
+        self._pair_names = list(self.pair_probabilities)
+        self._start_id = vocabulary.bos_id if data.first_token == "bos" else vocabulary.eos_id
+        self._ordinary = ordinary_ids(vocabulary.size, vocabulary.special_ids)
+        self._weights = frequency_weights(self._counts(), recipe.masking.frequency_alpha)
+        self._sizes = [self._step_sizes(phase) for phase in recipe.batch.phases]
+        self._streams: dict[int, BlockStream] = {}
+
+    def _counts(self) -> NDArray[np.int64]:
+        stores = [*self._texts.values()]
+        return (
+            np.sum([store.counts for store in stores], axis=0) if stores else np.ones(self._vocabulary.size, np.int64)
+        )
+
+    def _step_sizes(self, phase: Phase) -> tuple[int, int]:
+        """Monolingual rows and TLM pairs of a step in ``phase``."""
+        mlm, tlm, tokens = self.recipe.objectives.mlm, self.recipe.objectives.tlm, self.recipe.batch.tokens
+        shares = sum(objective.share for objective in (mlm, tlm) if objective)
+        rows = max(round(tokens * mlm.share / shares / phase.length), 1) if mlm else 0
+        if not tlm or not self._tlm:
+            return rows, 0
+        mean = self._tlm.mean_length(self.pair_probabilities, (phase.length - 4) // 2) + 4
+        return rows, max(round(tokens * tlm.share / shares / mean), 1)
+
+    def _has_contrastive(self, cursor: Cursor, progress: float) -> bool:
+        options = self.recipe.objectives.contrastive
+        return options is not None and progress >= options.start and cursor.step % options.every == options.every - 1
+
+    def _has_others(self, with_contrastive: bool) -> bool:
+        options = self.recipe.objectives.contrastive
+        return not (with_contrastive and options and options.alone)
+
+    def advance(self, cursor: Cursor, progress: float) -> Cursor:
+        """The cursor after the step that ``cursor`` and ``progress`` describe."""
+        contrastive = self._has_contrastive(cursor, progress)
+        rows, pairs = self._sizes[cursor.phase] if self._has_others(contrastive) else (0, 0)
+        taken = cursor.contrastive + contrastive
+        return replace(cursor, step=cursor.step + 1, rows=cursor.rows + rows, tlm=cursor.tlm + pairs, contrastive=taken)
+
+    def phase_at(self, progress: float) -> int:
+        """The phase that a run stands in at ``progress`` in [0, 1]."""
+        phases = self.recipe.batch.phases
+        return next((i for i, phase in enumerate(phases) if progress < phase.until), len(phases) - 1)
+
+    def build(self, cursor: Cursor, progress: float, rank: int = 0, world: int = 1) -> list[MicroBatch]:
+        """The micro-batches of one rank. Every choice in them is keyed by (seed, step, objective, index)."""
+        return [self._make(job, cursor) for job in self._jobs(cursor, progress, world)[rank::world]]
+
+    def _jobs(self, cursor: Cursor, progress: float, world: int) -> list[_Job]:
+        tokens, length = self.recipe.batch.tokens, self.recipe.batch.phases[cursor.phase].length
+        micro = self.recipe.batch.micro_tokens or max(-(-tokens // world), length)
+        contrastive = self._has_contrastive(cursor, progress)
+        jobs: list[_Job] = []
+        if self._has_others(contrastive):
+            rows, pairs = self._sizes[cursor.phase]
+            jobs += _cut("mlm", cursor.rows, rows, max(micro // length, 1))
+            jobs += _cut("tlm", cursor.tlm, pairs, max(pairs * micro // tokens, 1))
+        if contrastive and (options := self.recipe.objectives.contrastive):
+            # One forward a rank: the wrong answers are those of the same rank.
+            count = max(options.pairs // world, 2)
+            jobs += [_Job("contrastive", cursor.contrastive * world + i, count, i) for i in range(world)]
+        return jobs
+
+    def _make(self, job: _Job, cursor: Cursor) -> MicroBatch:
+        phase = self.recipe.batch.phases[cursor.phase]
+        rng = keyed(self.recipe.seed, job.objective, cursor.step, job.index)
+        if job.objective == "mlm":
+            stream = self._stream(cursor.phase, phase.length)
+            rows = stream.rows(job.start, job.count)
+            return self._masked(
+                "mlm", [ids for _, ids in rows], [stream.languages[i] for i, _ in rows], rng, self.recipe.masking.rate
+            )
+        if job.objective == "tlm":
+            return self._make_tlm(job, phase.length, rng)
+        return self._make_contrastive(job, rng)
+
+    def row(self, *sides: Ids) -> Ids:
+        """``<s> a </s>`` or ``<s> a </s></s> b </s>``."""
+        eos = self._vocabulary.eos_id
+        parts: list[Ids] = []
+        for side in sides:
+            parts += [np.array([eos if parts else self._start_id], np.int64), side, np.array([eos], np.int64)]
+        return np.concatenate(parts)
+
+    def _make_tlm(self, job: _Job, length: int, rng: np.random.Generator) -> MicroBatch:
+        assert self._tlm and self.recipe.objectives.tlm
+        options, pivot = self.recipe.objectives.tlm, self.recipe.data.pivot
+        pairs = sorted(self._tlm.pairs(job.start, job.count), key=lambda pair: len(pair[1]) + len(pair[2]))
+        limit = (length - 4) // 2
+        rows: list[Ids] = []
+        positions: list[Ids] = []
+        languages: list[Ids] = []
+        swapped = rng.random(len(pairs)) < (0.5 if options.swap else 0.0)
+        for (language, text, translation), swap in zip(pairs, swapped.tolist(), strict=True):
+            sides = [(text[:limit], self._pair_names[language]), (translation[:limit], pivot)]
+            (a, of_a), (b, of_b) = sides[::-1] if swap else sides
+            rows.append(self.row(a, b))
+            positions += [np.arange(len(a) + 2), np.arange(len(b) + 2)]
+            languages += [np.full(len(a) + 2, self._index[of_a]), np.full(len(b) + 2, self._index[of_b])]
+        names = [self._pair_names[language] for language, _, _ in pairs]
+        made = self._masked("tlm", rows, names, rng, self.recipe.masking.rate)
+        position_ids = np.concatenate(positions) if options.reset_positions else None
+        return replace(made, languages=np.concatenate(languages), position_ids=position_ids)
+
+    def _make_contrastive(self, job: _Job, rng: np.random.Generator) -> MicroBatch:
+        options, stream = self.recipe.objectives.contrastive, self._contrastive
+        assert options and stream
+        if options.same_language:
+            pairs = stream.batch_of_one_language(job.start, job.count, options.pool)
+        else:
+            pairs = stream.pairs(job.start * job.count, job.count)
+        limit = options.max_tokens - 2
+        texts = [self.row(text[:limit]) for _, text, _ in pairs]
+        translations = [self.row(translation[:limit]) for _, _, translation in pairs]
+        rows = texts + translations
+        order = np.argsort([len(row) for row in rows], kind="stable")  # attention runs once for every length
+        place = np.empty(len(rows), np.int64)
+        place[order] = np.arange(len(rows))
+        names = [self._pair_names[language] for language, _, _ in pairs] + [self.recipe.data.pivot] * len(pairs)
+        made = self._masked("contrastive", [rows[i] for i in order], [names[i] for i in order], rng, options.mask_rate)
+        duplicates = _equal(texts) | _equal(translations)
+        np.fill_diagonal(duplicates, False)
+        return replace(made, pairs=Pairs(place[: len(pairs)], place[len(pairs) :], duplicates))
+
+    def _masked(
+        self, objective: str, rows: Sequence[Ids], names: Sequence[str], rng: np.random.Generator, rate: float
+    ) -> MicroBatch:
+        ids, lengths = pack(rows)
+        masked = self.mask(ids, lengths, rng, rate) if rate else Masked(ids, ids[:0], ids[:0])
+        languages = np.repeat(np.array([self._index[name] for name in names], np.int64), lengths)
+        return MicroBatch(objective, masked.ids, lengths, list(names), masked.positions, masked.targets, languages)
+
+    def mask(
+        self,
+        ids: Ids,
+        lengths: Sequence[int],
+        rng: np.random.Generator,
+        rate: float,
+        shares: tuple[float, float, float] | None = None,
+    ) -> Masked:
+        """Choose and corrupt as the recipe says, or with other ``shares`` of mask, keep and random."""
+        options, vocabulary = self.recipe.masking, self._vocabulary
+        eligible = eligible_tokens(ids, vocabulary.special_ids)
+        if options.selection == "roberta":
+            chosen = select_per_sequence(eligible, lengths, rate, rng)
+        else:
+            chosen = select_weighted(ids, eligible, self._weights, rate, rng)
+        return corrupt(ids, chosen, vocabulary.mask_id, self._ordinary, rng, shares or options.shares)
+
+    def _stream(self, phase: int, length: int) -> BlockStream:
+        if phase not in self._streams:
+            data, seed = self.recipe.data, self.recipe.seed
+            self._streams[phase] = BlockStream(
+                self._texts, self.text_probabilities, length, self._start_id, data.blocks, seed, f"phase {phase}"
+            )
+        return self._streams[phase]
+
+
+def _probabilities(counts: Mapping[str, int], alpha: float) -> dict[str, float]:
+    return language_probabilities(counts, alpha) if counts else {}
+
+
+def _equal(rows: Sequence[Ids]) -> NDArray[np.bool_]:
+    """(n, n): which rows have the same ids."""
+    keys = np.unique([row.tobytes() for row in rows], return_inverse=True)[1]
+    return keys[:, None] == keys[None, :]
+
+
+def _cut(objective: str, start: int, count: int, size: int) -> list[_Job]:
+    return [_Job(objective, start + at, min(size, count - at), i) for i, at in enumerate(range(0, count, size))]
