@@ -93,7 +93,6 @@ def _download(
     force: bool,
     patterns: Sequence[str] | None,
 ) -> Path:
-    import httpx
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
     offline = local_files_only or constants.is_offline_mode()
@@ -123,8 +122,15 @@ def _download(
         ) from error
     except PermissionError as error:
         raise CheckpointError(f"{cache}: cannot be written ({error.strerror}); set HF_HOME or cache_dir") from error
-    except (httpx.HTTPError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+    except (_transport_error(), errors.HfHubHTTPError, errors.OfflineModeIsEnabled, ConnectionError) as error:
         return _cached(name, options, where, error)
+
+
+def _transport_error() -> type[Exception]:
+    """What the hub library's HTTP client raises when there is no connection; which client that is depends on its version."""
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
+
+    return HTTPError
 
 
 def _cached(name: str, options: dict[str, Any], where: str, cause: Exception) -> Path:
@@ -158,7 +164,6 @@ def push_folder(folder: Path, repo_id: str, **kwargs: Any) -> str:
         CheckpointError: the hub refuses.
         InputError: the folder is not there.
     """
-    import httpx
     from huggingface_hub import HfApi, errors
 
     if not folder.is_dir():
@@ -168,5 +173,5 @@ def push_folder(folder: Path, repo_id: str, **kwargs: Any) -> str:
         api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=kwargs.pop("exist_ok", True))
         message = kwargs.pop("commit_message", None) or "Upload model"
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, **kwargs))
-    except (httpx.HTTPError, errors.HfHubHTTPError) as error:
+    except (_transport_error(), errors.HfHubHTTPError) as error:
         raise CheckpointError(f"{repo_id}: the hub refused the upload: {error}") from error
