@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -310,21 +309,6 @@ def _device(device_map: Any, device: Any) -> Any:
     return device_map
 
 
-def parse_size(size: int | str) -> int:
-    """Bytes of a size such as ``"5GB"`` or ``"200MiB"``.
-
-    Raises:
-        InputError: not a size.
-    """
-    if isinstance(size, int):
-        return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", size.upper())
-    if not match:
-        raise InputError(f"max_shard_size={size!r}: must be bytes or text like '5GB' or '200MiB'")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " KMGT".index(match[2] or " "))
-
-
 def published_tensors(model: PreTrainedModel, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Any]]:
     """Published names and arrays of a model's parameters; of tied ones, the first."""
     base = not hasattr(model, model.base_model_prefix)
@@ -346,7 +330,8 @@ def save(
     safe: bool,
 ) -> None:
     """Write config, weights and model card into a folder; see ``PreTrainedModel.save_pretrained``."""
-    from xlm.checkpoints.files import make_folder, save_safetensors, write_text_atomic
+    from xlm.atomic import make_folder, write_text
+    from xlm.checkpoints.files import save_safetensors
 
     if not safe:
         raise InputError(
@@ -357,11 +342,9 @@ def save(
     config.architectures = [type(model).__name__]
     config.torch_dtype = str(model.dtype).removeprefix("torch.")
     text = config.to_json_string()
-    save_safetensors(folder, published_tensors(model, state), {"format": "pt"}, parse_size(max_shard_size))
-    write_text_atomic(folder / "config.json", text)
+    save_safetensors(folder, published_tensors(model, state), {"format": "pt"}, max_shard_size)
+    write_text(folder / "config.json", text)
     if not (folder / "README.md").exists():
         from xlm.checkpoints.card import model_card
 
-        write_text_atomic(
-            folder / "README.md", model_card(config, model.num_parameters(), getattr(model, "model_tags", []))
-        )
+        write_text(folder / "README.md", model_card(config, model.num_parameters(), getattr(model, "model_tags", [])))
