@@ -91,8 +91,12 @@ def options(
     """
     if debug:
         os.environ["XLM_DEBUG"] = "1"
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("xlm").setLevel(logging.INFO if verbose else logging.WARNING)
+    # The library's logger alone: the libraries beneath have handlers of their own.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log = logging.getLogger("xlm")
+    log.handlers = [handler]
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def main(args: Sequence[str] | None = None) -> int:
