@@ -29,7 +29,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("embed", "Use a model"),
     "pretrain": ("pretrain", "Make a model"),
     "tokenizer": ("tokenizer", "Make a model"),
-    "pretrain": ("pretrain", "Train"),
     "doctor": ("doctor", "About this installation"),
     "version": ("version", "About this installation"),
 }
