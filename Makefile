@@ -27,11 +27,13 @@ help:
 	$(PYTHON) -m venv .venv
 
 .venv/.installed-demo: pyproject.toml constraints.txt | .venv/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,train]'
+	@echo "Installing into .venv (PyTorch is most of it) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[torch,train]'
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,train,dev]'
+	@echo "Installing into .venv, with the test tools ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[torch,train,dev]'
 	@touch $@ .venv/.installed-demo
 
 demo: .venv/.installed-demo
@@ -54,7 +56,7 @@ test-all: lint
 	$(PYTEST) -n $(WORKERS)
 
 bench: .venv/.installed-dev
-	@for script in benchmarks/*.py; do echo "== $$script"; env -u OMP_NUM_THREADS $(BIN)/python "$$script"; done
+	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; env -u OMP_NUM_THREADS $(BIN)/python "$$script"; done
 
 docs: .venv/.installed-dev
 	$(BIN)/python tools/tree.py --write

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xlm.cli.common import DeviceOption, DtypeOption, ModelOption, stderr, stdout
-from xlm.cli.render import isolated, percent, shade
+from xlm.cli.render import anchored, percent, shade
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,8 +49,9 @@ def demo(
 
         engine = load(model, dtype=dtype, device=device)
     screen.print(introduction(engine, time.perf_counter() - started))
+    screen.print()
     show_masks(screen, engine, texts["fill"])
-    show_translations(screen, engine, texts["same"], output)
+    show_translations(screen, engine, texts["same"], texts["codes"], output)
     show_speed(screen, engine, texts["same"])
 
 
@@ -84,7 +85,7 @@ def show_masks(screen: Console, engine: Engine, entries: list[dict[str, str]]) -
 def masks_block(entry: dict[str, str], guesses: list[dict[str, Any]]) -> Group:
     """One sentence with its gap and its English meaning, and under it the guesses in columns."""
     before, _, after = entry["text"].partition("<mask>")
-    sentence = Text.assemble((f"{entry['language']:<11}", "bold"), isolated(f"{before}▁▁▁▁{after}"))
+    sentence = Text.assemble((f"{entry['language']:<11}", "bold"), anchored(f"{before}▁▁▁▁{after}"))
     sentence.no_wrap, sentence.overflow = True, "ellipsis"
     if entry["english"] != entry["text"].replace("<mask>", entry["word"]):
         sentence.append(f"  {entry['english']}", "dim")
@@ -93,7 +94,7 @@ def masks_block(entry: dict[str, str], guesses: list[dict[str, Any]]) -> Group:
     for guess in guesses:
         grid.add_column(justify="right", width=6)
         grid.add_column(min_width=6, max_width=12, no_wrap=True, overflow="ellipsis")
-        word = Text(isolated(shown_word(guess)), style="bold green" if is_word(guess, entry) else "")
+        word = Text(anchored(shown_word(guess)), style="bold green" if is_word(guess, entry) else "")
         cells += [percent(guess["probability"]), word]
     grid.add_row(*cells)
     return Group(sentence, Padding(grid, (0, 0, 0, 11)))
@@ -111,22 +112,26 @@ def is_word(guess: dict[str, Any], entry: dict[str, str]) -> bool:
     return shown_word(guess) == entry["word"]
 
 
-def show_translations(screen: Console, engine: Engine, entries: list[dict[str, str]], folder: Path) -> None:
+def show_translations(
+    screen: Console, engine: Engine, entries: list[dict[str, str]], codes: dict[str, str], folder: Path
+) -> None:
     """The similarity of English sentences to sentences in other languages: on the screen, in words, as a picture."""
     from xlm.tasks.retrieve import nearest
 
-    languages = [name for name in entries[0] if name not in ("english", "shown")]
+    languages = list(codes)
     english = engine.embed([entry["english"] for entry in entries])
     others = {name: engine.embed([entry[name] for entry in entries]) for name in languages}
     cosines = {name: english @ vectors.T for name, vectors in others.items()}
     screen.print(Rule("Which sentence says the same?  Cosines of English with other languages", align="left"))
     shown = [entry["shown"] for entry in entries]
     mixed = mixed_matrix(cosines, shown)
-    screen.print(matrix_table([entry["english"] for entry in entries], shown, mixed))
+    screen.print(matrix_table([entry["english"] for entry in entries], [codes[name] for name in shown], mixed))
     for row, column in enumerate(nearest(mixed)):
         mark = Text(" ✓ ", "bold green") if row == column else Text(" ✗ ", "bold red")
-        found = isolated(entries[column][shown[column]])
-        screen.print(mark, Text(f"{entries[row]['english']:<38}", "dim"), found, sep="")
+        found = anchored(entries[column][shown[column]])
+        screen.print(
+            mark, Text(f"{entries[row]['english']:<38}", "dim"), found, sep="", no_wrap=True, overflow="ellipsis"
+        )
     right = {name: sum(int(column == row) for row, column in enumerate(nearest(m))) for name, m in cosines.items()}
     total = len(entries)
     parts = ", ".join(f"{name} {count}" for name, count in right.items())
@@ -148,7 +153,7 @@ def matrix_table(rows: list[str], columns: list[str], values: NDArray[np.float32
     table = Table(box=None, padding=(0, 0), header_style="dim", pad_edge=False)
     table.add_column("", no_wrap=True, width=38)
     for name in columns:
-        table.add_column(f"{name[:4]}", justify="center", width=5)
+        table.add_column(name, justify="center", width=5)
     low, high = float(values.min()), float(values.max())
     for label, row in zip(rows, values, strict=True):
         best = row.argmax()

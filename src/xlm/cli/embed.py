@@ -21,7 +21,7 @@ from xlm.cli.common import (
     stderr,
     stdout,
 )
-from xlm.cli.render import isolated, shade
+from xlm.cli.render import anchored, shade
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ def similarity_table(lines: list[str], vectors: NDArray[np.float32]) -> Table:
         table.add_column(str(number), justify="right", header_style="dim")
     for number, (line, row) in enumerate(zip(lines, cosines, strict=True), 1):
         cells = [Text(f" {value:.2f} ", style=shade(float(value), 0.0, 1.0)) for value in row]
-        table.add_row(str(number), Text(isolated(line)), *cells)
+        table.add_row(str(number), Text(anchored(line)), *cells)
     return table
 
 

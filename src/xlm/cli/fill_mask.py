@@ -19,7 +19,7 @@ from xlm.cli.common import (
     print_json,
     stdout,
 )
-from xlm.cli.render import isolated, percent
+from xlm.cli.render import anchored, percent
 
 if TYPE_CHECKING:
     from xlm.inference.engine import Engine
@@ -66,7 +66,7 @@ def _answer(engine: Engine, where: str, text: str, top_k: int, truncate: bool, a
         print_json(answer)
     else:
         screen = stdout()
-        screen.print(Text(isolated(text), style="bold"))
+        screen.print(Text(text, style="bold"))
         screen.print(answer_table(answer), "")
 
 
@@ -82,6 +82,6 @@ def answer_table(answer: dict[str, Any]) -> Table:
     for rank, candidates in enumerate(zip(*answer["masks"], strict=True), 1):
         cells: list[Text] = []
         for candidate in candidates:
-            cells += [Text(isolated(surface(candidate["token"]))), percent(candidate["probability"])]
+            cells += [Text(anchored(surface(candidate["token"]))), percent(candidate["probability"])]
         table.add_row(str(rank), *cells)
     return table

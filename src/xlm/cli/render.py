@@ -7,15 +7,16 @@ import unicodedata
 from rich.text import Text
 
 _RIGHT_TO_LEFT = {"R", "AL", "AN"}
-# Zero-width: they keep a right-to-left text from reordering the columns beside it on terminals that reorder at all.
-_ISOLATE, _END = "\u2068", "\u2069"
+_MARK = "\u200e"
+"""The left-to-right mark: no width, no ink."""
 
 
-def isolated(text: str) -> str:
-    """The text, marked as one piece when letters in it run from right to left."""
-    if any(unicodedata.bidirectional(char) in _RIGHT_TO_LEFT for char in text):
-        return f"{_ISOLATE}{text}{_END}"
-    return text
+def anchored(text: str) -> str:
+    """The text, with a mark behind it when it runs from right to left.
+
+    On terminals that reorder such texts, the mark keeps the numbers and columns behind it where they are.
+    """
+    return text + _MARK if any(unicodedata.bidirectional(char) in _RIGHT_TO_LEFT for char in text) else text
 
 
 def percent(share: float) -> Text:
@@ -29,5 +30,5 @@ def shade(value: float, low: float, high: float) -> str:
     at = min(max((value - low) / (high - low or 1.0), 0.0), 1.0) * (len(stops) - 1)
     left = min(int(at), len(stops) - 2)
     red, green, blue = (round(a + (b - a) * (at - left)) for a, b in zip(stops[left], stops[left + 1], strict=True))
-    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "white"
+    ink = "rgb(0,0,0)" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "rgb(255,255,255)"
     return f"{ink} on rgb({red},{green},{blue})"
