@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from xlm.backends.torch.attention import Attention, Cache
@@ -103,6 +106,24 @@ class Trace:
     caches: list[tuple[Tensor, ...]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Recompute:
+    """How layers are recomputed in the backward pass instead of keeping their activations."""
+
+    every: int = 1
+    """Recompute every n-th layer; the others keep their activations."""
+    offload: bool = False
+    """Hold the layers' inputs, which recomputing needs, in the host's memory."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """For ``torch.utils.checkpoint.checkpoint``."""
+
+    def run(self, layer: nn.Module, arguments: tuple[Any, ...]) -> Any:
+        """Call a layer so that its activations are recomputed."""
+        pinned = torch.cuda.is_available()
+        with save_on_cpu(pin_memory=pinned) if self.offload else nullcontext():
+            return checkpoint(layer, *arguments, **{"use_reentrant": False, **self.options})
+
+
 class Encoder(nn.Module):
     """The layers, and the final norm where there is one."""
 
@@ -112,6 +133,7 @@ class Encoder(nn.Module):
         self.layer = nn.ModuleList(Layer(spec, ops) for _ in range(spec.num_layers))
         self.LayerNorm = nn.LayerNorm(spec.hidden_size, eps=spec.norm_eps) if spec.final_norm else None
         self.gradient_checkpointing = False
+        self.recompute = Recompute()
 
     def forward(
         self,
@@ -147,8 +169,8 @@ class Encoder(nn.Module):
                 keep,
                 weights,
             )
-            if self.gradient_checkpointing and self.training:
-                x_TH, p, cross, kept = checkpoint(layer, *arguments, use_reentrant=False)  # type: ignore[misc]
+            if self.gradient_checkpointing and self.training and i % self.recompute.every == 0:
+                x_TH, p, cross, kept = self.recompute.run(layer, arguments)
             else:
                 x_TH, p, cross, kept = layer(*arguments)
             if p is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xlm.backends.torch import weights
 from xlm.backends.torch.embeddings import sinusoids
+from xlm.backends.torch.encoder import Recompute
 from xlm.errors import CheckpointError, ConfigError, InputError
 from xlm.families.config import PretrainedConfig
 from xlm.families.registry import Family, family_of
@@ -263,12 +264,55 @@ class PreTrainedModel(nn.Module):
                 raise InputError(f"layer {number}: the model has layers 0 to {len(layers) - 1}")
             layers[int(number)].attention.prune_heads(set(chosen))
 
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """All tensors under their names in memory, tied ones under each of their names.
+
+        The second name of a tied tensor holds a copy: writers of safetensors, such as other libraries' trainers, refuse
+        tensors that share memory. With ``keep_vars=True`` the parameters themselves are returned.
+        """
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        for name, original in weights.COPIES.items():
+            tensor, first = state.get(prefix + name), state.get(prefix + original)
+            if tensor is not None and first is not None and not kwargs.get("keep_vars"):
+                if tensor.device.type != "meta" and tensor.data_ptr() == first.data_ptr():
+                    state[prefix + name] = tensor.clone()
+        return state
+
     # -- gradients ----------------------------------------------------------------------------------------------------
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute layers in the backward pass instead of keeping their activations."""
-        del gradient_checkpointing_kwargs
-        self.encoder_host.encoder.gradient_checkpointing = True
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Recompute layers in the backward pass instead of keeping their activations.
+
+        Args:
+            gradient_checkpointing_kwargs: options of ``torch.utils.checkpoint.checkpoint``.
+            every_n_layers: recompute every n-th layer only.
+            offload: hold the layers' inputs in the host's memory.
+
+        Raises:
+            InputError: ``every_n_layers`` is not positive.
+        """
+        if every_n_layers < 1:
+            raise InputError(f"every_n_layers={every_n_layers}: must be at least 1")
+        encoder = self.encoder_host.encoder
+        encoder.recompute = Recompute(every_n_layers, offload, dict(gradient_checkpointing_kwargs or {}))
+        encoder.gradient_checkpointing = True
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """:meth:`gradient_checkpointing_enable` under the name that newer trainers call."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
