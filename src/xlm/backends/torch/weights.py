@@ -136,15 +136,17 @@ def assign(
     read = source.read if hasattr(source, "read") else source.__getitem__
     theirs: dict[str, str] = {}
     unknown: list[str] = []
+    wanted = _wanted(model)
+    full = {_full(model, name) for name in wanted}
     for name in shapes:
         if modern_name(name) is None:
             continue
-        ours = to_ours(family, name) or (name if name in COPIES else None)
+        # A state dict that was saved as it stands in memory has our names already.
+        ours = to_ours(family, name) or (name if name in COPIES or _full(model, name) in full else None)
         if ours is None:
             unknown.append(name)
         else:
             theirs[ours] = name
-    wanted = _wanted(model)
     found = {ours: tuple(shapes[name]) for ours, name in theirs.items()}
     for copied, original in COPIES.items():
         # A tied copy that a file holds wins over the original, as in the references: it was loaded last. Where the
