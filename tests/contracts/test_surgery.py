@@ -64,6 +64,24 @@ def test_decoder_and_words_are_one(head: tiny.Head) -> None:
 
 
 @EVERY
+def test_a_state_dict_shares_no_memory_between_names(head: tiny.Head) -> None:
+    model = tiny.model(head)
+    state = model.state_dict()
+    places = [tensor.data_ptr() for tensor in state.values()]
+    assert len(set(places)) == len(places)
+    inner = torch.nn.Sequential(model).state_dict()
+    assert len({tensor.data_ptr() for tensor in inner.values()}) == len(inner)
+    other = tiny.model(head, seed=5)
+    assert not any(other.load_state_dict(state))
+    if head.kind in ("masked", "causal"):
+        assert other.get_output_embeddings().weight is other.get_input_embeddings().weight
+        kept = model.state_dict(keep_vars=True)
+        assert kept["lm_head.decoder.weight"] is kept["roberta.embeddings.word_embeddings.weight"]
+    for name, p in model.named_parameters():
+        assert torch.equal(p, other.get_parameter(name)) and torch.equal(p, state[name])
+
+
+@EVERY
 @pytest.mark.parametrize("rows", [tiny.VOCAB + 6, tiny.VOCAB - 5])
 def test_resizing_keeps_what_stays(head: tiny.Head, rows: int) -> None:
     for more in ({}, {"tie_word_embeddings": False}):

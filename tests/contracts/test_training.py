@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -57,9 +59,10 @@ def test_checkpointing_recomputes_and_changes_nothing(head: tiny.Head) -> None:
     if head.family == "xlm":
         more = {"dropout": 0.1, "attention_dropout": 0.1}
     gradients, counts = [], []
+    calls: Any
     for recompute in (False, True):
         model = tiny.model(head, **more).train()
-        calls: list[int] = []
+        calls = []
         model.base_model.encoder.layer[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         if recompute:
             model.gradient_checkpointing_enable()
@@ -71,6 +74,16 @@ def test_checkpointing_recomputes_and_changes_nothing(head: tiny.Head) -> None:
     assert counts == [1, 2]
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed, rtol=0, atol=0)
+    model.gradient_checkpointing_enable({"preserve_rng_state": True}, every_n_layers=2, offload=True)
+    model.zero_grad()
+    calls = [[], []]
+    for layer, seen in zip(model.base_model.encoder.layer, calls, strict=True):
+        layer.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+    torch.manual_seed(5)
+    loss_of(head, model).backward()
+    assert [len(seen) for seen in calls] == [2, 1]
+    for plain, p in zip(gradients[0], model.parameters(), strict=True):
+        torch.testing.assert_close(plain, p.grad, rtol=0, atol=0)
     model.gradient_checkpointing_disable()
     assert not model.is_gradient_checkpointing
 
