@@ -30,6 +30,7 @@ class Stored:
     dtype: np.dtype
     read: Callable[[], np.ndarray]
     release: Callable[[], None] = _nothing
+    prefetch: Callable[[], None] = _nothing
 
     @property
     def nbytes(self) -> int:
@@ -117,6 +118,10 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def release(self, name: str) -> None:
         """Give a mapped tensor's memory back to the system; views of it stay valid and read the file again."""
         self._stored(name).release()
+
+    def prefetch(self, name: str) -> None:
+        """Ask the system to read a mapped tensor soon, without waiting for it."""
+        self._stored(name).prefetch()
 
     def copy_to(self, name: str, out: np.ndarray) -> None:
         """Copy a tensor into ``out`` of the same shape, cast on the way, without ever holding both whole.

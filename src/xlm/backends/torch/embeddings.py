@@ -48,6 +48,7 @@ class Embeddings(nn.Module):
             x = x + self.language_embeddings(languages)
         if spec.token_types_from_words and token_type_ids is not None:
             x = x + self.word_embeddings(token_type_ids)
+        x = self.ops.enter(x)
         if spec.embedding_norm:
             x = self.ops.norm(self.LayerNorm, x)
         x = self.dropout(x)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xlm.backends.torch.ops import activation
+from xlm.backends.torch.ops import PLAIN, activation
 from xlm.errors import ConfigError, InputError
 
 
@@ -30,6 +30,7 @@ class LMHead(nn.Module):
 
     def __init__(self, hidden: int, vocab: int, eps: float) -> None:
         super().__init__()
+        self.ops = PLAIN
         self.dense = nn.Linear(hidden, hidden)
         self.layer_norm = nn.LayerNorm(hidden, eps=eps)
         self.decoder = nn.Linear(hidden, vocab)
@@ -38,11 +39,12 @@ class LMHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(..., h) -> (..., vocab)."""
-        return self.decoder(self.features(rows))
+        shape = (*rows.shape[:-1], -1)
+        return self.ops.linear(self.decoder, self.features(rows.reshape(-1, rows.shape[-1]))).view(shape)
 
     def features(self, rows: Tensor) -> Tensor:
         """The states that the decoder scores: (..., h) -> (..., h)."""
-        return self.layer_norm(F.gelu(self.dense(rows)))
+        return self.ops.norm(self.layer_norm, self.ops.linear_act(self.dense, rows, F.gelu))
 
     def tie(self, words: nn.Parameter | None) -> None:
         """Make the two biases one and, with ``words``, the decoder's weight the word embeddings."""
@@ -56,6 +58,7 @@ class XLMHead(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
+        self.ops = PLAIN
         self.adaptive = bool(config.asm)
         if self.adaptive:
             self.decoder: nn.Module = nn.AdaptiveLogSoftmaxWithLoss(
@@ -71,7 +74,7 @@ class XLMHead(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """(..., h) -> (..., vocab): logits, or log-probabilities with the adaptive softmax."""
         if not self.adaptive:
-            return self.decoder(rows)
+            return self.ops.linear(self.decoder, rows.reshape(-1, rows.shape[-1])).view(*rows.shape[:-1], -1)
         flat = rows.reshape(-1, rows.shape[-1])
         return self.decoder.log_prob(flat).view(*rows.shape[:-1], -1)  # type: ignore[operator]
 

@@ -50,6 +50,10 @@ def activation(act: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
 class Operations:
     """PyTorch's own operations. Shapes: rows ``x`` are (tokens, features); attention takes (b, heads, tokens, d)."""
 
+    def enter(self, x: Tensor) -> Tensor:
+        """Embedded states as the layers want them."""
+        return x
+
     def linear(self, module: nn.Module, x: Tensor) -> Tensor:
         """``module(x)``; the module may be a wrapper that an adapter library put in its place."""
         return module(x)

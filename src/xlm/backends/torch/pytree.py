@@ -14,7 +14,9 @@ def _register(cls: type[outputs.ModelOutput]) -> None:
         return list(value.to_tuple()), tuple(value.keys())
 
     def flatten_with_keys(value: Any) -> tuple[list[Any], Any]:
-        return [(_pytree.MappingKey(k), v) for k, v in zip(value.keys(), value.to_tuple(), strict=True)], tuple(value.keys())
+        return [(_pytree.MappingKey(k), v) for k, v in zip(value.keys(), value.to_tuple(), strict=True)], tuple(
+            value.keys()
+        )
 
     def unflatten(values: Any, keys: Any) -> Any:
         return cls(**dict(zip(keys, values, strict=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xlm.backends.torch.placement import Placement, need_memory
 from xlm.checkpoints.names import NameTable
 from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.errors import CheckpointError, ConfigError, InputError
@@ -122,6 +124,7 @@ def assign(
     device: Any = None,
     copy: bool = False,
     where: str = "",
+    placement: Placement | None = None,
 ) -> Report:
     """Give a model's parameters the tensors of a mapping with published names, one at a time.
 
@@ -130,6 +133,7 @@ def assign(
         dtype, device: what each tensor becomes while it is read; ``None`` leaves it as it is.
         copy: write into the parameters' memory instead of taking over the tensors.
         where: the source's name in the report.
+        placement: what becomes of each weight once it is read.
     """
     family = model.family
     shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
@@ -174,7 +178,15 @@ def assign(
             continue
         tensor = tensor.to(dtype=dtype if tensor.is_floating_point() else None, device=device)
         _set(model, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
+        if placement is not None:
+            placement.settle(name, partial(source.release, theirs[key]) if hasattr(source, "release") else _nothing)
+    if placement is not None:
+        placement.finish(source, {ours: theirs[key] for ours, key in pairs.items()})
     return report
+
+
+def _nothing() -> None:
+    """Tensors in memory have no pages to drop."""
 
 
 def _wanted(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -202,6 +214,9 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
         device_map, device: where the parameters go (``"cpu"``, ``"cuda"``, ``{"": "cuda:0"}``, ``"auto"``).
         ignore_mismatched_sizes: start tensors of another shape fresh instead of raising.
         output_loading_info: also return the report as a dictionary.
+        for_inference: choose the fastest operations of this processor; such a model computes, but is not trained or saved.
+        quantization: ``"int8"``: the encoder's matrices in one byte a weight, quantized while they are read.
+        offload: ``"disk"``: weights stay in their files, each layer is read when it computes.
         strict_finite: refuse NaN and infinite weights.
         Hub options (``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``subfolder``, ``force_download``),
         and any config field, which overrides the file's.
@@ -221,6 +236,8 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     info = kwargs.pop("output_loading_info", False)
     strict_finite = kwargs.pop("strict_finite", False)
     device = _device(kwargs.pop("device_map", None), kwargs.pop("device", None))
+    rest = {k: kwargs.pop(k, None) for k in ("quantization", "offload")}
+    fast = bool(kwargs.pop("for_inference", False)) or any(rest.values())
     trust = {k: kwargs.pop(k) for k in ("use_safetensors", "allow_pickle") if k in kwargs}
     for name in IGNORED:
         kwargs.pop(name, None)
@@ -243,7 +260,12 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     if asked == "auto":
         dtype = dtype_of(config.torch_dtype)
     where = str(name_or_path)
-    report = assign(model, source, dtype=dtype, device=device, where=where)
+    need_memory(source, dtype, rest["quantization"], where)
+    on_cpu = device is None or torch.device(device).type == "cpu"
+    if any(rest.values()) and not on_cpu:
+        raise ConfigError(f"device={device!r}: quantization and offload are for the CPU")
+    placement = Placement(model, dtype or _stored_dtype(source), **rest) if fast and on_cpu else None
+    report = assign(model, source, dtype=dtype, device=device, where=where, placement=placement)
     if report.mismatched and ignore_mismatched:
         report.initialised += [name for name, _, _ in report.mismatched]
     _refuse_misfits(report, model, ignore_mismatched)
@@ -296,6 +318,14 @@ def _check_finite(model: PreTrainedModel, report: Report, strict: bool, where: s
     report.nonfinite = [n for n, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     if report.nonfinite:
         raise CheckpointError(f"{where}: NaN or infinite values in {', '.join(report.nonfinite[:10])}")
+
+
+def _stored_dtype(source: Any) -> torch.dtype:
+    """The type of the largest tensors of an open checkpoint or a state dict."""
+    if not hasattr(source, "dtypes"):
+        return next(iter(source.values())).dtype
+    names = [d.name for d in source.dtypes.values()]
+    return dtype_of(max(set(names), key=names.count)) or torch.float32
 
 
 def _device(device_map: Any, device: Any) -> Any:

@@ -1,0 +1,155 @@
+"""How weights come to rest for inference: packed, quantized or left on disk, one tensor at a time while they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from xlm.backends.torch import ops_cpu
+from xlm.backends.torch.ops import Operations
+from xlm.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from xlm.backends.torch.pretrained import PreTrainedModel
+
+QUANTIZATIONS = (None, "int8")
+OFFLOADS = (None, "disk")
+
+
+class Placement:
+    """What to do with each weight of a model that is only going to compute.
+
+    Args:
+        model: its parameters may still be without memory.
+        dtype: of the weights in memory.
+        quantization: ``"int8"`` stores the encoder's matrices as int8 with a scale an output channel.
+        offload: ``"disk"`` leaves the weights in their mapped files and drops each layer's pages after its use.
+
+    Raises:
+        ConfigError: an unknown option, or two that contradict each other.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, dtype: torch.dtype, quantization: str | None = None, offload: str | None = None
+    ) -> None:
+        if quantization not in QUANTIZATIONS:
+            raise ConfigError(f"quantization={quantization!r}: must be None or 'int8'")
+        if offload not in OFFLOADS:
+            raise ConfigError(f"offload={offload!r}: must be None or 'disk'")
+        if offload and quantization:
+            raise ConfigError("offload='disk' and quantization='int8': int8 weights are made in memory; choose one")
+        self.model, self.quantization, self.offload = model, quantization, offload
+        ops, self.name = ops_cpu.choose(dtype, quantization is not None)
+        if offload and isinstance(ops, ops_cpu.Packed):  # packed weights would be copies in memory
+            ops, self.name = None, "mapped from disk"
+        self.ops: Operations | None = ops
+        layers = model.encoder_host.encoder
+        self._linears = {name: m for name, m in layers.named_modules() if isinstance(m, nn.Linear)}
+
+    def settle(self, name: str, release: Callable[[], None]) -> None:
+        """Called when the parameter ``name`` has taken over its tensor; ``release`` drops the file's pages."""
+        path, _, last = name.rpartition(".")
+        module = self._linears.get(path.removeprefix("roberta.").removeprefix("encoder."))
+        if module is None or last != "weight":
+            return
+        if self.quantization:
+            ops_cpu.quantize_linear(module)
+            release()
+        elif isinstance(self.ops, ops_cpu.Packed):
+            self.ops.pack(module)
+            release()
+
+    def finish(self, source: Any, names: dict[str, str]) -> None:
+        """Install the table of operations and, with offloading, the hooks that drop and fetch pages.
+
+        Args:
+            source: the open checkpoint.
+            names: our parameter names -> names in the checkpoint.
+        """
+        if self.ops is not None:
+            use(self.model, self.ops)
+        if isinstance(self.ops, ops_cpu.Widening):
+            self._widen_head()
+        self.model.requires_grad_(False)
+        if self.offload and hasattr(source, "release"):
+            self._hook_layers(source, names)
+
+    def _widen_head(self) -> None:
+        """Heads get float32 states: their own small layers follow, the word table and what is tied to it stays."""
+        words: Any = self.model.get_input_embeddings()
+        inside = {
+            id(p) for part in ("encoder", "embeddings") for p in getattr(self.model.encoder_host, part).parameters()
+        }
+        for module in self.model.modules():
+            for name, p in list(module.named_parameters(recurse=False)):
+                if id(p) not in inside and p.is_floating_point() and p.device.type != "meta" and p is not words.weight:
+                    setattr(module, name, nn.Parameter(p.detach().float(), requires_grad=False))
+
+    def _hook_layers(self, source: Any, names: dict[str, str]) -> None:
+        layers = list(self.model.encoder_host.encoder.layer)
+        held = [[theirs for ours, theirs in names.items() if f".layer.{i}." in f".{ours}"] for i in range(len(layers))]
+
+        def before(index: int) -> Callable[..., None]:
+            def fetch(*_: Any) -> None:
+                for name in held[(index + 1) % len(held)]:
+                    source.prefetch(name)
+
+            return fetch
+
+        def after(index: int) -> Callable[..., None]:
+            def drop(*_: Any) -> None:
+                for name in held[index]:
+                    source.release(name)
+
+            return drop
+
+        for i, layer in enumerate(layers):
+            layer.register_forward_pre_hook(before(i))
+            layer.register_forward_hook(after(i))
+
+
+def use(model: PreTrainedModel, ops: Operations) -> None:
+    """Let every layer of a model compute with another table of operations."""
+    for module in model.modules():
+        if isinstance(getattr(module, "ops", None), Operations):
+            module.ops = ops  # type: ignore[assignment]
+
+
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping, where the system says."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = next((line for line in text.splitlines() if line.startswith("MemAvailable:")), None)
+    return None if found is None else int(found.split()[1]) * 1024
+
+
+def need_memory(source: Any, dtype: torch.dtype | None, quantization: str | None, where: str) -> None:
+    """Refuse before anything is read what cannot fit: weights that are cast or quantized live in memory.
+
+    Raises:
+        CheckpointError: says the bytes needed and available, and what would fit.
+    """
+    if not hasattr(source, "dtypes"):
+        return
+    needed = 0
+    for name, shape in source.shapes.items():
+        count = 1
+        for size in shape:
+            count *= size
+        stored = source.dtypes[name].name
+        if quantization and len(shape) == 2 and "embeddings" not in name:
+            needed += count
+        elif dtype is not None and stored != str(dtype).removeprefix("torch."):
+            needed += count * dtype.itemsize
+    have = available_memory()
+    if have is not None and needed > have:
+        raise CheckpointError(
+            f"{where}: {needed:,} bytes of memory are needed as {quantization or dtype}, {have:,} are available; "
+            "dtype='auto' with offload='disk' needs one layer at a time, quantization='int8' a byte a weight"
+        )
