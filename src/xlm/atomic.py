@@ -70,10 +70,12 @@ def need_space(folder: Path, needed: int, largest: int = 0) -> None:
 
     ``largest`` is the size of the largest single file, held against the process's limit on file sizes.
     """
-    with suppress(OSError):
+    try:
         free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise OutputError(f"{folder}: {needed:,} bytes are needed, {free:,} are free; nothing was written")
+    except OSError:  # some network file systems do not say; writing will
+        free = needed
+    if needed > free:
+        raise OutputError(f"{folder}: {needed:,} bytes are needed, {free:,} are free; nothing was written")
     if sys.platform != "win32":
         import resource
 

@@ -1,115 +1,176 @@
-"""Opening and writing checkpoints: the one door to the tensors of a folder or file, whatever wrote them."""
+"""Find the weights of a checkpoint, whatever wrote them, and open them without reading them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from xlm.atomic import make_folder, write_json, write_text
+from xlm.atomic import write_bytes, write_json, write_text
 from xlm.checkpoints.checkpoint import Checkpoint, Stored
 from xlm.checkpoints.shards import check_contents, read_index
-from xlm.checkpoints.tensorfile import TensorFile
-from xlm.checkpoints.writer import INDEX, SINGLE, parse_size, save_safetensors
+from xlm.checkpoints.tensorfile import TensorFile, map_file, refuse_impostor
+from xlm.checkpoints.writer import save_safetensors
 from xlm.errors import CheckpointError
 
-# Names under which other formats are found in a folder, tried after safetensors.
-FOREIGN = (
-    "pytorch_model.bin.index.json",
+__all__ = ["Checkpoint", "Stored", "open_checkpoint", "save_safetensors", "write_bytes", "write_json", "write_text"]
+
+# What is looked for in a folder, best first; an index stands for its shards.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
     "pytorch_model.bin",
-    "model.pt",
-    "flax_model.msgpack",
+    "pytorch_model.bin.index.json",
+    "tf_model.safetensors",
+    "flax_model.safetensors",
     "tf_model.h5",
+    "tf_model.h5.index.json",
+    "flax_model.msgpack",
+    "flax_model.msgpack.index.json",
+    "model.pt",
 )
-FOREIGN_SUFFIXES = (".bin", ".pt", ".pth", ".h5", ".msgpack")
+_ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack")
 
 
-def open_checkpoint(path: str | os.PathLike[str], *, allow_pickle: bool = False, use_safetensors: bool | None = None) -> Checkpoint:
-    """Open the weights of a folder or a weights file; tensors are read when asked for.
+def find_weights(folder: Path, use_safetensors: bool | None = None) -> Path:
+    """The file that holds, or the index that names, a folder's weights.
 
-    In a folder safetensors (single or sharded) come first, then the formats of other libraries.
+    Args:
+        folder: where to look.
+        use_safetensors: ``True`` looks for nothing else, ``False`` prefers every other format.
+
+    Raises:
+        CheckpointError: there is none; lists what was looked for and what is there.
+    """
+    safe = tuple(name for name in WEIGHTS if ".safetensors" in name)
+    looked = safe if use_safetensors else WEIGHTS
+    if use_safetensors is False:
+        looked = (*(name for name in WEIGHTS if name not in safe), *safe)
+    for name in looked:
+        if (folder / name).is_file():
+            return folder / name
+    names = sorted(entry.name for entry in folder.iterdir())
+    alone = [name for name in names if name.endswith(".safetensors")]
+    alone = alone or [name for name in names if name.endswith((".pth", ".pt")) and not use_safetensors]
+    if len(alone) == 1:
+        return folder / alone[0]
+    if any(name.endswith(".distcp") for name in names):
+        raise CheckpointError(
+            f"{folder}: is a distributed PyTorch checkpoint (.distcp), which can run code when loaded: refused; "
+            "write it as safetensors with the program that made it"
+        )
+    shards = [name for name in names if "-of-" in name and name.endswith(_ENDINGS)]
+    if shards and not use_safetensors:
+        raise CheckpointError(
+            f"{folder}: has {len(shards)} shards but no index (model.safetensors.index.json) to name them"
+        )
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") if names else "nothing"
+    raise CheckpointError(f"{folder}: no weights found; looked for {', '.join(looked)}; the folder holds {shown}")
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], *, allow_pickle: bool = True, use_safetensors: bool | None = None
+) -> Checkpoint:
+    """Open a folder or a file of weights; tensors are read when they are asked for.
+
+    Names and layouts are those of the published PyTorch models, whatever wrote the file: TensorFlow, Flax, fairseq and
+    original XLM names are translated, kernels transposed (``format`` says what it was).
 
     Args:
         path: a folder or a file.
-        allow_pickle: accepted for the sake of callers of other libraries: pickles are always read by a restricted reader
-            that builds tensors and plain data only, so there is nothing to allow.
+        allow_pickle: whether PyTorch's pickles may be read; they are never given to a general unpickler, but to one
+            that makes nothing except tensors and plain data.
         use_safetensors: ``True`` refuses every other format, ``False`` prefers them.
 
     Raises:
-        CheckpointError: no weights there, or damaged, unsafe or unknown files.
+        CheckpointError: there are no weights, or they are damaged, unsafe or of an unknown format.
+        MissingExtraError: an .h5 file without the package that reads it.
     """
-    del allow_pickle
-    found = weights_of(Path(path), use_safetensors)
-    if found.name.endswith(".safetensors"):
-        return _single(found)
-    if found.name.endswith(".safetensors.index.json"):
-        return _sharded(found)
-    from xlm.checkpoints.foreign import open_foreign
-
-    return open_foreign(found)
-
-
-def weights_of(path: Path, use_safetensors: bool | None = None) -> Path:
-    """The file (or index of shards) that holds the weights of a folder.
-
-    Raises:
-        CheckpointError: there is none; says what was looked for.
-    """
-    if path.is_file():
-        return path
-    if not path.is_dir():
+    path = Path(path)
+    if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
-    safe = [path / SINGLE, path / INDEX]
-    others = [path / name for name in FOREIGN]
-    others += sorted(p for p in path.glob("*.pth"))
-    candidates = safe if use_safetensors else [*others, *safe] if use_safetensors is False else [*safe, *others]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    lonely = sorted(path.glob("*.safetensors"))
-    if len(lonely) == 1:
-        return lonely[0]
-    looked = ", ".join(p.name for p in candidates)
-    raise CheckpointError(f"{path}: is not a checkpoint: holds none of {looked}")
+    weights = find_weights(path, use_safetensors) if path.is_dir() else path
+    pickled = weights.name.removesuffix(".index.json").endswith((".bin", ".pt", ".pth"))
+    if (pickled and not allow_pickle) or (use_safetensors and ".safetensors" not in weights.name):
+        option = f"allow_pickle={allow_pickle}, use_safetensors={use_safetensors}"
+        raise CheckpointError(f"{weights}: is not a safetensors file, and others are refused by {option}")
+    if weights.name.endswith(".index.json"):
+        return _open_sharded(path, weights)
+    checkpoint = _reader(weights)(weights)
+    checkpoint.path = path
+    return checkpoint
 
 
-def _single(path: Path) -> Checkpoint:
-    file = TensorFile(path)
-    return Checkpoint(path, [path], "safetensors", _entries(file), dict(file.metadata))
-
-
-def _entries(file: TensorFile) -> dict[str, Stored]:
-    def stored(name: str) -> Stored:
-        slot = file.slots[name]
-        return Stored(slot.shape, slot.dtype, lambda: file.view(name), lambda: file.release(name))
-
-    return {name: stored(name) for name in file.slots}
-
-
-def _sharded(index: Path) -> Checkpoint:
+def _open_sharded(path: Path, index: Path) -> Checkpoint:
     places = read_index(index)
-    shards: dict[Path, set[str]] = {}
+    promised: dict[Path, set[str]] = {}
     for name, shard in places.items():
-        shards.setdefault(shard, set()).add(name)
+        promised.setdefault(shard, set()).add(name)
     entries: dict[str, Stored] = {}
-    metadata: dict[str, str] = {}
-    for shard, names in shards.items():
-        file = TensorFile(shard)
-        check_contents(index, shard, names, set(file.slots))
-        entries.update(_entries(file))
-        metadata.update(file.metadata)
-    return Checkpoint(index.parent, list(shards), "safetensors", entries, metadata)
+    parts = []
+    for shard in sorted(promised):
+        part = _reader(shard)(shard)
+        if part.format in ("safetensors", "pytorch"):
+            check_contents(index, shard, promised[shard], set(part.entries))
+        if double := entries.keys() & part.entries.keys():
+            raise CheckpointError(f"{shard}: holds {min(double)!r}, which another shard of {index.name} holds too")
+        entries.update(part.entries)
+        parts.append(part)
+    return Checkpoint(path, sorted(promised), parts[0].format, entries, parts[0].metadata, parts[0].extras)
 
 
-write_text_atomic = write_text
-write_json_atomic = write_json
+def open_safetensors(path: Path) -> Checkpoint:
+    """Open one safetensors file; names and types are the file's own."""
+    file = TensorFile(path)
+    entries = {
+        name: Stored(
+            slot.shape,
+            slot.dtype,
+            lambda n=name: file.view(n),
+            lambda n=name: file.release(n),
+            lambda n=name: file.prefetch(n),
+        )
+        for name, slot in file.slots.items()
+    }
+    checkpoint = Checkpoint(path, [path], "safetensors", entries, file.metadata)
+    if file.metadata.get("format") in ("tf", "flax"):
+        from xlm.checkpoints.foreign import naming
 
-__all__ = [
-    "Checkpoint",
-    "make_folder",
-    "open_checkpoint",
-    "parse_size",
-    "save_safetensors",
-    "weights_of",
-    "write_json_atomic",
-    "write_text_atomic",
-]
+        return naming.from_safetensors(checkpoint)
+    return checkpoint
+
+
+def _open_torch(path: Path) -> Checkpoint:
+    from xlm.checkpoints.foreign import torchfile
+
+    return torchfile.open_torch(path)
+
+
+def _open_h5(path: Path) -> Checkpoint:
+    from xlm.checkpoints.foreign import h5
+
+    return h5.open_h5(path)
+
+
+def _open_msgpack(path: Path) -> Checkpoint:
+    from xlm.checkpoints.foreign import msgpack
+
+    return msgpack.open_msgpack(path)
+
+
+def _reader(path: Path) -> Callable[[Path], Checkpoint]:
+    """Which reader a file needs, by its first bytes and only then by its name."""
+    mapped = map_file(path)
+    beginning = mapped[:512]
+    refuse_impostor(path, beginning)
+    if beginning.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _open_h5
+    if beginning[8:9] == b"{" or path.suffix == ".safetensors":
+        return open_safetensors
+    if path.suffix == ".msgpack":
+        return _open_msgpack
+    if beginning.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return _open_torch
+    if beginning[257:262] == b"ustar" or beginning.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+        raise CheckpointError(f"{path}: is an archive (tar, gz, bz2 or xz): unpack it first and give the folder")
+    raise CheckpointError(f"{path}: no known format of weights; it begins with {beginning[:16]!r}")

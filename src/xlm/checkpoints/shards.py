@@ -19,7 +19,7 @@ def some(names: Iterable[str]) -> str:
     return f"{len(ordered)}: " + ", ".join(ordered[:_SHOWN]) + more
 
 
-def safe_member(folder: Path, name: object, index: Path) -> Path:
+def safe_member(folder: Path, name: str, index: Path) -> Path:
     """The path of a shard named by an index, which must lie inside its folder under the rules of every system.
 
     Links are followed only inside the folder, or from a Hub cache's snapshot into the blobs of the same repository.
@@ -27,7 +27,7 @@ def safe_member(folder: Path, name: object, index: Path) -> Path:
     Raises:
         CheckpointError: the name is absolute, climbs out, names a drive or a share, or is a link that leads out.
     """
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not name or "\0" in name:
         raise CheckpointError(f"{index}: names the shard {name!r}, which is not a file name")
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if (
@@ -69,10 +69,13 @@ def read_index(index: Path) -> dict[str, Path]:
     weights = data.get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{index}: has no 'weight_map' from tensors to files")
-    paths = {shard: safe_member(index.parent, shard, index) for shard in {str(value): value for value in weights.values()}}
+    for name, shard in weights.items():
+        if not isinstance(shard, str):
+            raise CheckpointError(f"{index}: names the shard {shard!r} of {name!r}, which is not a file name")
+    paths = {shard: safe_member(index.parent, shard, index) for shard in dict.fromkeys(weights.values())}
     if absent := [shard for shard, path in paths.items() if not path.is_file()]:
         raise CheckpointError(f"{index}: names shards that are not there ({some(absent)})")
-    return {name: paths[str(shard)] for name, shard in weights.items()}
+    return {name: paths[shard] for name, shard in weights.items()}
 
 
 def check_contents(index: Path, shard: Path, promised: set[str], found: set[str]) -> None:

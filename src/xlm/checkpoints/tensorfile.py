@@ -11,6 +11,7 @@ import math
 import mmap
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ def map_file(path: Path) -> mmap.mmap:
             size = os.fstat(stream.fileno()).st_size
             if size == 0:
                 raise CheckpointError(f"{path}: the file is empty (0 bytes)")
+            if hasattr(mmap, "MAP_PRIVATE"):
+                # No memory is set aside for pages that nobody writes: a file may be larger than the memory.
+                flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+                return mmap.mmap(stream.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     except CheckpointError:
         raise
@@ -93,7 +98,9 @@ class TensorFile:
         if length > MAX_HEADER:
             raise self._fail(f"claims a header of {length} bytes; the limit is {MAX_HEADER} (not a safetensors file?)")
         if length > size - 8:
-            raise self._fail(f"claims a header of {length} bytes, but only {size - 8} bytes follow: truncated or damaged")
+            raise self._fail(
+                f"claims a header of {length} bytes, but only {size - 8} bytes follow: truncated or damaged"
+            )
         raw = self._map[8 : 8 + length]
         if not raw.startswith(b"{"):
             raise self._fail(f"its header begins with {raw[:8]!r}, not with '{{': not a safetensors file")
@@ -158,9 +165,24 @@ class TensorFile:
         return np.frombuffer(self._map, slot.dtype, count, slot.begin).reshape(slot.shape)
 
     def release(self, name: str) -> None:
-        """Give the memory of a tensor's pages back to the system; a view of it reads them from the file again."""
+        """Give the memory of a tensor's pages back to the system; a view of it reads them from the file again.
+
+        What was written into a view is lost by this.
+        """
         slot = self.slots[name]
         release_pages(self._map, slot.begin, slot.end)
+
+    def prefetch(self, name: str) -> None:
+        """Ask the system to read a tensor's pages soon."""
+        slot = self.slots[name]
+        prefetch_pages(self._map, slot.begin, slot.end)
+
+
+def prefetch_pages(mapped: mmap.mmap, begin: int, end: int) -> None:
+    """Ask the system to read the pages between two bytes of a mapped file."""
+    if hasattr(mmap, "MADV_WILLNEED"):
+        first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, first, end - first)
 
 
 def release_pages(mapped: mmap.mmap, begin: int, end: int) -> None:
