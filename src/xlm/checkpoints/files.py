@@ -141,9 +141,9 @@ def open_safetensors(path: Path) -> Checkpoint:
 
 
 def _open_torch(path: Path) -> Checkpoint:
-    from xlm.checkpoints.foreign import torchfile
+    from xlm.checkpoints.foreign import pytorch
 
-    return torchfile.open_torch(path)
+    return pytorch.open_torch(path)
 
 
 def _open_h5(path: Path) -> Checkpoint:

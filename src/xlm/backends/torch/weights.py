@@ -14,16 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from xlm.backends.torch.placement import Placement, need_memory
-from xlm.checkpoints.names import NameTable
+from xlm.checkpoints.published import PREFIX, to_ours, to_theirs
 from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.errors import CheckpointError, ConfigError, InputError
-from xlm.families.registry import Family
 
 if TYPE_CHECKING:
     from xlm.backends.torch.pretrained import PreTrainedModel
 
 log = logging.getLogger("xlm")
-PREFIX = "roberta."
 # Options of other libraries that change nothing here: loading is always lean, fused attention is always on, and code from
 # a checkpoint is never run.
 IGNORED = (
@@ -54,45 +52,6 @@ def dtype_of(value: Any) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ConfigError(f"dtype={value!r}: must be float32, bfloat16, float16 or float64")
     return found
-
-
-def name_table(family: Family) -> NameTable:
-    """The family's table over the names of a model with a head."""
-    prefix = family.theirs_prefix + "."
-    lines = []
-    for raw in family.encoder_names.splitlines():
-        columns = raw.split()
-        if columns:
-            lines.append(" ".join([PREFIX + columns[0], prefix + columns[1], *columns[2:]]))
-    return NameTable.parse("\n".join(lines) + family.head_names)
-
-
-_TABLES: dict[str, NameTable] = {}
-
-
-def table_of(family: Family) -> NameTable:
-    """:func:`name_table`, made once."""
-    if family.model_type not in _TABLES:
-        _TABLES[family.model_type] = name_table(family)
-    return _TABLES[family.model_type]
-
-
-def to_ours(family: Family, name: str) -> str | None:
-    """Our name (with the encoder's prefix) of a published name, which may lack its own prefix."""
-    modern = modern_name(name)
-    if modern is None:
-        return None
-    table = table_of(family)
-    return table.to_ours(modern) or table.to_ours(f"{family.theirs_prefix}.{modern}")
-
-
-def to_theirs(family: Family, name: str, base: bool) -> str:
-    """The published name of ours; ``base``: of a model without a head, whose names have no prefix."""
-    full = PREFIX + name if base else name
-    found = table_of(family).to_theirs(full)
-    if found is None:
-        raise CheckpointError(f"{name}: the family {family.model_type} has no published name for it")
-    return found.removeprefix(family.theirs_prefix + ".") if base else found
 
 
 def tensor_of(array: Any) -> Tensor:

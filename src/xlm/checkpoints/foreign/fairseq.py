@@ -15,6 +15,7 @@ import numpy as np
 
 from xlm.checkpoints.checkpoint import Checkpoint, Stored
 from xlm.checkpoints.foreign.pickles import plain
+from xlm.checkpoints.foreign.torchfile import tensors_of
 from xlm.checkpoints.names import NameTable
 from xlm.checkpoints.published import to_theirs
 from xlm.errors import CheckpointError
@@ -79,8 +80,6 @@ def checkpoint_of(path: Path, value: Mapping[str, Any]) -> Checkpoint:
     Raises:
         CheckpointError: a tensor is not one of XLM-R's.
     """
-    from xlm.checkpoints.foreign.torchfile import tensors_of
-
     tensors = dict(_split_fused(tensors_of(value["model"])))
     entries: dict[str, Stored] = {}
     heads: dict[str, dict[str, Stored]] = {}

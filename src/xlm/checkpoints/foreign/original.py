@@ -8,6 +8,7 @@ from typing import Any
 
 from xlm.checkpoints.checkpoint import Checkpoint
 from xlm.checkpoints.foreign.pickles import plain
+from xlm.checkpoints.foreign.torchfile import tensors_of
 from xlm.errors import CheckpointError
 from xlm.families.registry import family_of
 
@@ -34,8 +35,6 @@ def checkpoint_of(path: Path, value: Mapping[str, Any]) -> Checkpoint:
     Raises:
         CheckpointError: there are no tensors, or they are a translation model's decoder.
     """
-    from xlm.checkpoints.foreign.torchfile import tensors_of
-
     part = "model" if "model" in value else "encoder"
     entries = {}
     for raw, stored in tensors_of(value[part]).items():

@@ -18,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from xlm.checkpoints.checkpoint import Checkpoint, Stored
+from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.foreign.pickles import Global, Reader
 from xlm.checkpoints.tensorfile import map_file, release_pages
 from xlm.errors import CheckpointError
@@ -280,26 +280,3 @@ def tensors_of(value: Any) -> dict[str, Stored]:
     if not isinstance(value, Mapping):
         return {}
     return {str(name): item.stored() for name, item in value.items() if isinstance(item, Tensor)}
-
-
-def open_torch(path: Path) -> Checkpoint:
-    """Open a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, or a checkpoint of fairseq or of the original XLM.
-
-    Raises:
-        CheckpointError: there are no tensors in it, or it is damaged or unsafe.
-    """
-    value = load_torch(path)
-    if isinstance(value, Mapping):
-        from xlm.checkpoints.foreign import fairseq, original
-
-        if original.is_original(value):
-            return original.checkpoint_of(path, value)
-        if fairseq.is_fairseq(value):
-            return fairseq.checkpoint_of(path, value)
-        for inner in ("state_dict", "model", "module"):
-            if not tensors_of(value) and tensors_of(value.get(inner)):
-                value = value[inner]
-    entries = tensors_of(value)
-    if not entries:
-        raise CheckpointError(f"{path}: holds no named tensors, but a {type(value).__name__}")
-    return Checkpoint(path, [path], "pytorch", entries)
