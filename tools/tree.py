@@ -1,8 +1,8 @@
 """The tree of the source code in docs/architecture.md: every module with the first sentence of its docstring.
 
-    python tools/tree.py            print it
-    python tools/tree.py --write    put it between the markers in docs/architecture.md   (make docs)
-    python tools/tree.py --check    exit with 1 when the document says something else    (a test does the same)
+python tools/tree.py            print it
+python tools/tree.py --write    put it between the markers in docs/architecture.md   (make docs)
+python tools/tree.py --check    exit with 1 when the document says something else    (a test does the same)
 """
 
 from __future__ import annotations

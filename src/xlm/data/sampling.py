@@ -30,7 +30,9 @@ def language_probabilities(counts: Mapping[str, int], alpha: float) -> dict[str,
 
 
 def quotas(probabilities: NDArray[np.float64], cycle: int) -> NDArray[np.int64]:
-    """Whole numbers that sum to ``cycle`` and lie nearest to ``probabilities * cycle`` (largest remainders), each at least 1."""
+    """Whole numbers that sum to ``cycle`` and lie nearest to ``probabilities * cycle`` (largest remainders), each at
+    least 1.
+    """
     if len(probabilities) > cycle:
         raise ConfigError(f"{len(probabilities)} languages do not fit into a sampling cycle of {cycle} draws")
     exact = probabilities * cycle

@@ -72,8 +72,8 @@ Part = Literal["text", "pairs", "held-out pairs"]
 
 
 def is_held_out(pivot_text: str, share: float) -> bool:
-    """Whether a pair is kept for validation: by a hash of its text in the pivot language, so that no such text is trained on in
-    any language."""
+    """Whether a pair is kept for validation: by a hash of its text in the pivot language, so that no such text is
+    trained on in any language."""
     return hashlib.md5(pivot_text.encode(), usedforsecurity=False).digest()[0] < round(256 * share)
 
 
@@ -82,10 +82,10 @@ def build_store(
 ) -> TokenStore:
     """The store of one text file (one text a line) or pairs file (TSV), built if ``cache`` does not have it yet.
 
-    ``limit`` keeps the first lines only; ``held_out`` is the share of the pairs that ``"pairs"`` leaves to ``"held-out pairs"``. Raises ``DataError`` for unreadable lines, ``OutputError`` when the cache cannot be
-    written.
+    ``limit`` keeps the first lines only; ``held_out`` is the share of the pairs that ``"pairs"`` leaves to
+    ``"held-out pairs"``. Raises ``DataError`` for unreadable lines, ``OutputError`` when the cache cannot be written.
     """
-    about = {"format": FORMAT, "source": file_digest(path), "tokenizer": vocabulary.fingerprint}
+    about: dict[str, object] = {"format": FORMAT, "source": file_digest(path), "tokenizer": vocabulary.fingerprint}
     about |= {"part": part, "limit": limit, "held_out": held_out}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
     folder = cache / f"{path.name.split('.')[0]}-{key}"

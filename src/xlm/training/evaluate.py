@@ -1,7 +1,10 @@
-"""Held-out measures during pretraining: masked-token loss and top-1 by language beside a unigram guesser, retrieval by pair."""
+"""Held-out measures during pretraining: masked-token loss and top-1 by language beside a unigram guesser, retrieval
+by pair.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +49,7 @@ class Validation:
         options, self._vocabulary = builder.recipe.every, vocabulary
         self._micro: dict[str, MicroBatch] = {}
         self._unigram: dict[str, tuple[float, float]] = {}
-        index = {name: i for i, name in enumerate(builder.languages)}
+        index: dict[str, int] = {name: i for i, name in enumerate(builder.languages)}
         for language, store in valid.items():
             blocks = stream_blocks(len(store.tokens), options.valid_length - 1)
             step = max(len(blocks) // options.valid_rows, 1)
@@ -73,9 +76,8 @@ class Validation:
             targets = torch.from_numpy(micro.targets).to(device)
             loss = float(functional.cross_entropy(logits_MV, targets))
             top1 = float((logits_MV.argmax(-1) == targets).float().mean())
-            scores[language] = LanguageScore(
-                loss, top1, *self._unigram.get(language, (float("nan"),) * 2), len(targets)
-            )
+            by_frequency = self._unigram.get(language, (math.nan, math.nan))
+            scores[language] = LanguageScore(loss, top1, by_frequency[0], by_frequency[1], len(targets))
         return scores
 
     def retrieval_scores(self, model: Any, device: torch.device) -> dict[str, float]:

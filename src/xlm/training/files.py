@@ -19,6 +19,7 @@ MANIFEST = "manifest.json"
 
 
 def sha256(path: Path) -> str:
+    """The hexadecimal digest of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

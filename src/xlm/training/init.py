@@ -35,11 +35,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Init:
+    """What the weights begin with where counting can say it: see the functions below."""
+
     bias: Literal["zero", "unigram"] = "zero"
     positions: Literal["normal", "sinusoid"] = "normal"
     words: Literal["normal", "spectral"] = "normal"
     heads: Literal["normal", "local"] = "normal"
-    scale: float | None = bounded(None, above=0.0)  # size of an embedding's entries; None leaves all weights as the model makes them
+    scale: float | None = bounded(None, above=0.0)
+    """Size of an embedding's entries; None leaves all weights as the model makes them."""
     residual: float = bounded(1.0, low=0.0)
     translation_steps: int = bounded(0, low=0)
     translation_pairs: int = bounded(256, low=2)
@@ -93,8 +96,8 @@ def initialize(
 
 
 def _matrices(model: Any, scale: float, residual: float, seed: int) -> None:
-    """Normal weights of size 0.6 / sqrt(inputs), embeddings of size ``scale``; the head begins as the identity: with a bias of 3 its
-    GELU is nearly linear, and its norm takes the bias away again."""
+    """Normal weights of size 0.6 / sqrt(inputs), embeddings of size ``scale``; the head begins as the identity: with
+    a bias of 3 its GELU is nearly linear, and its norm takes the bias away again."""
     generator = torch.Generator().manual_seed(seed)
     layers = model.config.num_hidden_layers
     for name, module in model.named_modules():
@@ -124,8 +127,8 @@ def _sinusoids(table: Tensor, reserved: int, scale: float) -> None:
 
 
 def _local_heads(model: Any, reserved: int) -> None:
-    """Layer 0: head n looks at a token ``shift`` away: sin and cos of (position + shift) are a rotation of those of the position.
-    Layer 1: as many heads as hold the word dimensions attend to all tokens alike and hand their words on."""
+    """Layer 0: head n looks at a token ``shift`` away: sin and cos of (position + shift) are a rotation of those of
+    the position. Layer 1: as many heads as hold the word dimensions attend to all tokens alike and hand their words on."""
     layers = model.roberta.encoder.layer
     first = layers[0].attention.core
     width, half, frequencies = first.head_size, reserved // 2, _frequencies(max(reserved, 2))
@@ -189,6 +192,11 @@ def _translate(model: Any, init: Init, pairs: Mapping[str, TokenStore], seed: in
         loss.backward()
         optimizer.step()
         if step % 100 == 0:
-            log.info("word vectors find translations: step %d of %d, loss %.3f", step, init.translation_steps, float(loss.detach()) / 2)
+            log.info(
+                "word vectors find translations: step %d of %d, loss %.3f",
+                step,
+                init.translation_steps,
+                float(loss.detach()) / 2,
+            )
     for parameter in model.parameters():
         parameter.grad = None

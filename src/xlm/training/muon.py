@@ -1,7 +1,8 @@
 """Muon for the matrices of the encoder, AdamW for the rest, in one optimizer.
 
-Muon (Jordan et al. 2024) replaces a matrix's momentum by a nearby orthogonal matrix, so that every direction of the update has the
-same size. On a short budget it needs far fewer steps than AdamW, for about ten matrix products a matrix and step.
+Muon (Jordan et al. 2024) replaces a matrix's momentum by a nearby orthogonal matrix, so that every direction of the
+update has the same size. On a short budget it needs far fewer steps than AdamW, for about ten matrix products a
+matrix and step.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About ``U @ V.T`` of ``matrix = U S V.T``, by Newton-Schulz iteration in the matrix's own precision. Shape (m, n) kept."""
+    """About ``U @ V.T`` of ``matrix = U S V.T``, by Newton-Schulz iteration in the matrix's own precision. Shape (m,
+    n) kept.
+    """
     a, b, c = _QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

@@ -1,7 +1,7 @@
 """The losses of a step, and their gradients: each function runs forward and backward for one micro-batch.
 
-``H`` hidden, ``V`` vocabulary, ``N`` tokens of the micro-batch, ``M`` masked tokens. Logits exist only for masked tokens, and for
-at most ``chunk`` of those at a time, so nothing of the shape (N, V) is ever held.
+``H`` hidden, ``V`` vocabulary, ``N`` tokens of the micro-batch, ``M`` masked tokens. Logits exist only for masked
+tokens, and for at most ``chunk`` of those at a time, so nothing of the shape (N, V) is ever held.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from xlm.batches.batch import Batch

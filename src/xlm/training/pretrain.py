@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
 import time
 from collections import defaultdict
@@ -56,8 +57,8 @@ class Outcome:
 
 
 def pretrain(recipe: Recipe, *, resume: bool | None = None, quiet: bool = False) -> Outcome:
-    """Run a recipe. ``resume`` None goes on from the newest checkpoint if there is one, True demands one, False sets an earlier run
-    aside (in ``previous-N`` of the output folder) and begins anew.
+    """Run a recipe. ``resume`` None goes on from the newest checkpoint if there is one, True demands one, False sets
+    an earlier run aside (in ``previous-N`` of the output folder) and begins anew.
 
     Raises ``ConfigError``, ``DataError``, ``CheckpointError``, ``OutputError`` and ``NonFiniteLoss``, see there.
     """
@@ -143,7 +144,8 @@ class _Run:
             model = AutoModelForMaskedLM.from_pretrained(recipe.path(recipe.model.path))
             if model.config.vocab_size < vocabulary.size:
                 raise ConfigError(
-                    f"model.path: vocab_size is {model.config.vocab_size}, the tokenizer has {vocabulary.size} tokens: at least as many rows are needed"
+                    f"model.path: vocab_size is {model.config.vocab_size}, the tokenizer has {vocabulary.size} tokens: "
+                    "at least as many rows are needed"
                 )
         else:
             family = family_of(recipe.model.family)
@@ -250,7 +252,7 @@ class _Run:
             count = max(sum(part.count for part in parts), 1)
             record[f"loss_{name}"] = sum(part.loss for part in parts) / count
             record[f"top1_{name}"] = sum(part.correct for part in parts) / count
-        if bad := [name for name, value in record.items() if not value - value == 0]:
+        if bad := [name for name, value in record.items() if not math.isfinite(value)]:
             self._refuse(cursor.step, bad, record, micros)
         if self.recipe.optimizer.clip is not None:
             clip_gradients(parameters, norm, self.recipe.optimizer.clip)
@@ -294,8 +296,9 @@ class _Run:
         )
         languages = ", ".join(sorted({name for m in micros for name in m.row_languages}))
         raise NonFiniteLoss(
-            f"step {step}: {', '.join(f'{name} is {record[name]}' for name in bad)}: stopped before the update. The batch (seed "
-            f"{self.recipe.seed}, languages {languages}) is in {path}; the last checkpoint is intact: lower optimizer.learning_rate"
+            f"step {step}: {', '.join(f'{name} is {record[name]}' for name in bad)}: stopped before the update. "
+            f"The batch (seed {self.recipe.seed}, languages {languages}) is in {path}; the last checkpoint is intact: "
+            "lower optimizer.learning_rate"
         )
 
     def _log(self, record: dict[str, float], tokens: int, seconds: float) -> None:
@@ -342,7 +345,8 @@ class _Run:
             self.report.record(entry)
             self.report.plot()
             self.report.tell(
-                f"step {entry['step']}: held-out loss {entry['loss']:.3f} (unigram {entry['unigram_loss']:.3f}), top-1 {100 * entry['top1']:.1f} %{found}"
+                f"step {entry['step']}: held-out loss {entry['loss']:.3f} (unigram {entry['unigram_loss']:.3f}), "
+                f"top-1 {100 * entry['top1']:.1f} %{found}"
             )
         return scores, retrieval
 

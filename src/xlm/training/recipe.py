@@ -19,7 +19,9 @@ from xlm.training.schema import bounded, build, set_value
 
 @dataclass(frozen=True)
 class Model:
-    """A new model (``family`` and ``config`` fields; the vocabulary's size and special ids are filled in) or ``path`` to continue."""
+    """A new model (``family`` and ``config`` fields; the vocabulary's size and special ids are filled in) or ``path``
+    to continue.
+    """
 
     family: str = "xlm-roberta"
     config: dict[str, Any] = field(default_factory=dict)
@@ -48,6 +50,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Masking:
+    """How many tokens are masked, what stands in their place, and how they are chosen."""
+
     rate: float = bounded(0.15, above=0.0, high=0.9)
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1)  # mask, keep, random
     selection: Literal["roberta", "xlm"] = "roberta"
@@ -94,6 +98,8 @@ class Contrastive:
 
 @dataclass(frozen=True)
 class Objectives:
+    """What is trained at once; None leaves an objective out."""
+
     mlm: Mlm | None = None
     tlm: Tlm | None = None
     contrastive: Contrastive | None = None
@@ -118,6 +124,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Optimizer:
+    """The optimizer and its constants."""
+
     kind: Literal["adamw", "muon"] = "adamw"  # muon: for the encoder's matrices; AdamW for all else
     learning_rate: float = bounded(1e-3, above=0.0)
     matrix_rate: float = bounded(0.02, above=0.0)  # of muon
@@ -129,8 +137,8 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A run of ``steps``, or of ``minutes`` of training (kept in the checkpoints; such a run ends on time on a busy machine, but
-    how far its rate has fallen at a step depends on the clock, so it resumes exactly only in its data).
+    """A run of ``steps``, or of ``minutes`` of training (kept in the checkpoints; such a run ends on time on a busy
+    machine, but how far its rate has fallen at a step depends on the clock, so it resumes exactly only in its data).
 
     ``warmup`` and ``hold`` are fractions of the run when below 1, steps otherwise; ``final`` is a fraction of the peak rate.
     """
@@ -159,6 +167,8 @@ class Every:
 
 @dataclass(frozen=True)
 class Recipe:
+    """Everything a run needs."""
+
     tokenizer: str
     data: Data
     objectives: Objectives
@@ -186,7 +196,9 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides the weights; a run resumes only under the same one. Where and how long to run is left out."""
+        """A hash of all that decides the weights; a run resumes only under the same one. Where and how long to run is
+        left out.
+        """
         values = dataclasses.asdict(self)
         for name in ("output", "device", "threads", "max_minutes", "base", "every"):
             del values[name]

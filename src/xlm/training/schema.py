@@ -1,4 +1,6 @@
-"""Plain mappings (from YAML or ``--set``) -> frozen dataclasses, checked: every error names the field, the value and the rule."""
+"""Plain mappings (from YAML or ``--set``) -> frozen dataclasses, checked: every error names the field, the value and
+the rule.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import difflib
 import math
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from xlm.errors import ConfigError
@@ -26,7 +29,9 @@ def bounded(
 
 
 def build(cls: type[T], values: object, path: str = "") -> T:
-    """An instance of the dataclass ``cls`` from a mapping. Unknown, missing, mistyped and out-of-range fields are ``ConfigError``s."""
+    """An instance of the dataclass ``cls`` from a mapping. Unknown, missing, mistyped and out-of-range fields are
+    ``ConfigError``s.
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path or 'recipe'} is {_show(values)}: it must be a mapping of fields")
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
@@ -104,10 +109,8 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
 def _scalar(hint: type, value: Any, at: str) -> Any:
     if hint is float:
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-            try:
+            with suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     elif hint is int:

@@ -21,10 +21,14 @@ _CHUNK = 1 << 22
 
 
 def cooccurrences(
-    text: Mapping[str, TokenStore], pairs: Mapping[str, TokenStore], size: int, window: int = 5, pair_weight: float = 3.0
+    text: Mapping[str, TokenStore],
+    pairs: Mapping[str, TokenStore],
+    size: int,
+    window: int = 5,
+    pair_weight: float = 3.0,
 ) -> Tensor:
-    """Symmetric counts (V, V), fp32: neighbours up to ``window`` apart weigh 1 / distance, every token of a text and every token of
-    its translation ``pair_weight / length``. A language's counts weigh by the root of how small it is."""
+    """Symmetric counts (V, V), fp32: neighbours up to ``window`` apart weigh 1 / distance, every token of a text and
+    every token of its translation ``pair_weight / length``. A language's counts weigh by the root of how small it is."""
     counts = torch.zeros(size * size)
     largest = max(len(store.tokens) for store in text.values())
     for store in text.values():
@@ -34,7 +38,9 @@ def cooccurrences(
             for distance in range(1, window + 1):
                 _add(counts, ids[:-distance], ids[distance:], torch.tensor(weight / distance), size)
     for language, store in pairs.items():
-        weight = (largest / max(len(text[language].tokens), 1)) ** 0.5 * pair_weight if language in text else pair_weight
+        weight = (
+            (largest / max(len(text[language].tokens), 1)) ** 0.5 * pair_weight if language in text else pair_weight
+        )
         left, right, values = [], [], []
         for k in range(len(store) // 2):
             a, b = store.sentence(2 * k), store.sentence(2 * k + 1)
@@ -43,8 +49,8 @@ def cooccurrences(
                 right.append(np.tile(b, len(a)))
                 values.append(np.full(len(a) * len(b), weight / len(a), np.float32))
             if len(left) == 10000 or (left and k == len(store) // 2 - 1):
-                joined = (torch.from_numpy(np.concatenate(part)) for part in (left, right, values))
-                _add(counts, *joined, size)
+                rows, columns, shares = (torch.from_numpy(np.concatenate(part)) for part in (left, right, values))
+                _add(counts, rows, columns, shares, size)
                 left, right, values = [], [], []
     counts_VV = counts.view(size, size)
     return counts_VV.add_(counts_VV.T.clone())
@@ -55,8 +61,8 @@ def _add(counts: Tensor, left: Tensor, right: Tensor, weights: Tensor, size: int
 
 
 def word_vectors(counts_VV: Tensor, special_ids: list[int], dimensions: int, seed: int) -> Tensor:
-    """Unit vectors (V, D) whose products follow the mutual information of the counts, which are overwritten; zero rows for tokens
-    without counts. Contexts are smoothed by the power 0.75."""
+    """Unit vectors (V, D) whose products follow the mutual information of the counts, which are overwritten; zero
+    rows for tokens without counts. Contexts are smoothed by the power 0.75."""
     counts_VV[special_ids] = 0
     counts_VV[:, special_ids] = 0
     row_V = counts_VV.sum(1) + 1e-3

@@ -1,8 +1,8 @@
 """Checkpoints of a run: complete folders ``checkpoints/step-N``, found, verified, written and pruned.
 
-A folder holds ``model/`` (``save_pretrained`` and the tokenizer: usable as it is), ``optimizer.pt`` (tensors only, by parameter
-name), ``state.json`` (the data's cursor, counters, the recipe's fingerprint) and ``manifest.json`` with every file's sha256.
-No generator state is stored: all randomness is keyed by seed and step.
+A folder holds ``model/`` (``save_pretrained`` and the tokenizer: usable as it is), ``optimizer.pt`` (tensors only, by
+parameter name), ``state.json`` (the data's cursor, counters, the recipe's fingerprint) and ``manifest.json`` with
+every file's sha256. No generator state is stored: all randomness is keyed by seed and step.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from xlm.batches.packing import pack
 from xlm.data.random import keyed
 from xlm.data.sampling import language_probabilities
 from xlm.data.store import TokenStore
-from xlm.data.streams import BlockStream, Pair, PairStream
+from xlm.data.streams import BlockStream, PairStream
 from xlm.data.vocabulary import Vocabulary
 from xlm.training.recipe import Phase, Recipe
 
@@ -33,8 +33,8 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rows ``texts[i]`` and ``translations[i]`` of the micro-batch belong together; ``duplicates`` (n, n) is True where another
-    pair's translation, or text, is the very same, which therefore must not count as a wrong answer."""
+    """Rows ``texts[i]`` and ``translations[i]`` of the micro-batch belong together; ``duplicates`` (n, n) is True
+    where another pair's translation, or text, is the very same, which therefore must not count as a wrong answer."""
 
     texts: Ids
     translations: Ids
@@ -45,8 +45,8 @@ class Pairs:
 class MicroBatch:
     """One forward pass: packed ``ids`` (tokens,) of rows with ``lengths``.
 
-    ``positions``/``targets`` (chosen,) are what is to be predicted. ``position_ids`` (tokens,) count from 0 in every row and are None
-    where plain; ``languages`` (tokens,) are indices into the builder's ``languages``.
+    ``positions``/``targets`` (chosen,) are what is to be predicted. ``position_ids`` (tokens,) count from 0 in every
+    row and are None where plain; ``languages`` (tokens,) are indices into the builder's ``languages``.
     """
 
     objective: str
@@ -91,7 +91,7 @@ class StepBuilder:
     ) -> None:
         self.recipe, self._vocabulary, self._texts = recipe, vocabulary, texts
         data, objectives, seed = recipe.data, recipe.objectives, recipe.seed
-        self.languages = sorted({*texts, *pairs, *([data.pivot] if pairs else [])})
+        self.languages: list[str] = sorted({*texts, *pairs, *([data.pivot] if pairs else [])})
         pairs_alpha = data.alpha if data.pairs_alpha is None else data.pairs_alpha
         self.text_probabilities = _probabilities({name: len(s.tokens) for name, s in texts.items()}, data.alpha)
         self.pair_probabilities = _probabilities({name: len(s) // 2 for name, s in pairs.items()}, pairs_alpha)
