@@ -106,20 +106,23 @@ class PairStream:
         return [self._pair(language, self._index(language, rank)) for language, rank in self._order.draw(start, count)]
 
     def batch_of_one_language(self, draw: int, count: int, pool: int) -> list[Pair]:
-        """``count`` pairs of similar length in one language, that of draw number ``draw``: a language's pairs are taken in pools
-        of ``pool`` batches, sorted by length within, and the pool's batches come in random order."""
+        """``count`` distinct pairs of similar length in one language, that of draw number ``draw``.
+
+        A language's epoch is cut into pools of ``pool`` batches, sorted by length within, whose batches come in random
+        order; what does not fill a batch is left to another epoch. A language with fewer than ``count`` pairs gives all.
+        """
         ((language, rank),) = self._order.draw(draw, 1)
-        pool = max(
-            min(pool, len(self._stores[language]) // 2 // count), 1
-        )  # a small language must not meet itself twice
-        pool_index, within = divmod(rank, pool)
-        size = pool * count
-        members = np.unique([self._index(language, pool_index * size + i) for i in range(size)])
-        offsets = self._stores[language].offsets
-        order = np.argsort(offsets[2 * members + 2] - offsets[2 * members], kind="stable")
-        name = self.languages[language]
-        batch = int(keyed(self._seed, "pool", self._name, name, pool_index).permutation(pool)[within])
-        return [self._pair(language, index) for index in members[order[batch * count : (batch + 1) * count]].tolist()]
+        store = self._stores[language]
+        batches = max(len(store) // 2 // count, 1)
+        epoch, batch = divmod(rank, batches)
+        pool_index, within = divmod(batch, pool)
+        here = min(pool, batches - pool_index * pool)
+        first = pool_index * pool * count
+        members = self._permutation(language, epoch)[first : first + here * count]
+        order = np.argsort(store.offsets[2 * members + 2] - store.offsets[2 * members], kind="stable")
+        key = (self._seed, "pool", self._name, self.languages[language], epoch, pool_index)
+        chosen = int(keyed(*key).permutation(here)[within])
+        return [self._pair(language, index) for index in members[order[chosen * count : (chosen + 1) * count]].tolist()]
 
     def mean_length(self, probabilities: Mapping[str, float], limit: int) -> float:
         """The expected number of tokens of the two sides together, each side counted up to ``limit``."""
@@ -129,12 +132,14 @@ class PairStream:
         return mean
 
     def _index(self, language: int, rank: int) -> int:
-        size = len(self._stores[language]) // 2
-        epoch, index = divmod(rank, size)
+        epoch, index = divmod(rank, len(self._stores[language]) // 2)
+        return int(self._permutation(language, epoch)[index])
+
+    def _permutation(self, language: int, epoch: int) -> NDArray[np.int64]:
         if (cached := self._orders.get(language)) is None or cached[0] != epoch:
             rng = keyed(self._seed, "pairs", self._name, self.languages[language], epoch)
-            cached = self._orders[language] = (epoch, rng.permutation(size))
-        return int(cached[1][index])
+            cached = self._orders[language] = (epoch, rng.permutation(len(self._stores[language]) // 2))
+        return cached[1]
 
     def _pair(self, language: int, index: int) -> Pair:
         store = self._stores[language]

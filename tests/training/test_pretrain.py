@@ -1,0 +1,198 @@
+"""Runs end to end: they learn, stop and go on without a bit's difference, and survive what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import xlm
+from xlm.errors import CheckpointError, ConfigError, OutputError
+from xlm.training import pretrain as loop
+from xlm.training import state
+from xlm.training.files import run_lock
+from xlm.training.pretrain import EXIT_STOPPED, NonFiniteLoss, pretrain
+from xlm.training.recipe import load_recipe
+
+Toy = Callable[..., Path]
+
+
+def run(path: Path, *assignments: str, output: Path | None = None, resume: bool | None = None) -> loop.Outcome:
+    return pretrain(load_recipe(path, assignments, output and str(output)), resume=resume, quiet=True)
+
+
+def same_state(a: Path, b: Path) -> None:
+    """Weights and optimizer states of two checkpoints are equal bit for bit."""
+    left, right = (xlm.XLMRobertaForMaskedLM.from_pretrained(x / "model").state_dict() for x in (a, b))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    left, right = (torch.load(x / "optimizer.pt", weights_only=True) for x in (a, b))
+    assert left.keys() == right.keys() and left
+    for name in left:
+        assert all(torch.equal(left[name][key], right[name][key]) for key in left[name]), name
+
+
+def start(path: Path, output: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "xlm.cli", "pretrain", str(path), "-o", str(output), *arguments]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end and process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def test_a_run_learns_and_leaves_a_model_that_loads(toy: Toy, tmp_path: Path) -> None:
+    path = toy(optimizer__learning_rate=1e-2)
+    outcome = run(path, "schedule.steps=60", "every.evaluate=20")
+    assert outcome.finished and outcome.model
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    train, valid = ([r for r in records if r["kind"] == kind] for kind in ("train", "valid"))
+    assert train[-1]["loss_mlm"] < train[0]["loss_mlm"] - 1.5
+    assert valid[-1]["loss"] < valid[-1]["unigram_loss"] + 0.3 and len(valid) == 3
+    assert 0 < outcome.retrieval["sw"] <= 1
+    assert {"loss_mlm", "loss_tlm", "loss_contrastive", "loss_mlm_pairs", "tokens_per_second"} <= train[-1].keys()
+    assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
+    model = xlm.XLMRobertaForMaskedLM.from_pretrained(outcome.model)
+    assert model.config.vocab_size == len(xlm.XLMRobertaTokenizer.from_pretrained(outcome.model))
+    assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 2
+
+
+def test_kill_minus_nine_and_going_on_changes_no_bit(toy: Toy, tmp_path: Path) -> None:
+    path = toy()
+    run(path, "schedule.steps=30", output=tmp_path / "whole")
+    process = start(path, tmp_path / "killed", "--set", "schedule.steps=30")
+    try:
+        wait_for(lambda: list((tmp_path / "killed" / "checkpoints").glob("step-*")), process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    checkpoints = state.checkpoint_folders(tmp_path / "killed")
+    assert 0 < int(checkpoints[-1].name[5:]) < 30
+    outcome = run(path, "schedule.steps=30", output=tmp_path / "killed", resume=True)
+    assert outcome.finished
+    same_state(tmp_path / "whole" / "checkpoints" / "step-30", tmp_path / "killed" / "checkpoints" / "step-30")
+    last = [json.loads((tmp_path / x / "metrics.jsonl").read_text().splitlines()[-2]) for x in ("whole", "killed")]
+    assert last[0]["loss_mlm"] == last[1]["loss_mlm"] and last[0]["tokens"] == last[1]["tokens"]
+
+
+def test_sigterm_saves_and_has_its_own_exit_code(toy: Toy, tmp_path: Path) -> None:
+    path, output = toy(), tmp_path / "run"
+    process = start(path, output, "--set", "schedule.steps=100000", "--set", "every.checkpoint=0")
+    try:
+        wait_for(lambda: (output / "metrics.jsonl").exists() and (output / "metrics.jsonl").stat().st_size, process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == EXIT_STOPPED
+    assert len(state.checkpoint_folders(output)) == 1
+
+
+def test_max_minutes_stops_and_the_next_run_goes_on(toy: Toy, tmp_path: Path) -> None:
+    path = toy()
+    outcome = run(path, "schedule.steps=6", "max_minutes=1e-9")
+    assert not outcome.finished and outcome.step == 1
+    assert run(path, "schedule.steps=6").finished
+    run(path, "schedule.steps=6", output=tmp_path / "whole")
+    same_state(tmp_path / "whole" / "checkpoints" / "step-6", tmp_path / "run" / "checkpoints" / "step-6")
+
+
+def test_a_schedule_of_minutes_ends_on_time(toy: Toy) -> None:
+    outcome = run(toy(schedule={"minutes": 0.03}))
+    assert outcome.finished and 1.8 <= outcome.seconds < 6
+
+
+def test_another_recipe_does_not_resume_and_fresh_sets_aside(toy: Toy, tmp_path: Path) -> None:
+    path = toy()
+    run(path, "schedule.steps=3")
+    with pytest.raises(ConfigError, match="belongs to another recipe"):
+        run(path, "schedule.steps=4")
+    outcome = run(path, "schedule.steps=4", resume=False)
+    assert outcome.step == 4
+    assert (tmp_path / "run" / "previous-1" / "checkpoints" / "step-3").is_dir()
+    with pytest.raises(ConfigError, match="no checkpoint to resume"):
+        run(path, output=tmp_path / "other", resume=True)
+
+
+def test_a_damaged_checkpoint_is_reported_not_skipped(toy: Toy, tmp_path: Path) -> None:
+    path = toy()
+    run(path, "schedule.steps=6")
+    weights = tmp_path / "run" / "checkpoints" / "step-6" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .* bytes.*remove the folder to go on from step-3"):
+        run(path, "schedule.steps=6")
+
+
+def test_a_second_writer_is_refused_at_once(toy: Toy, tmp_path: Path) -> None:
+    with run_lock(tmp_path / "run"), pytest.raises(OutputError, match=rf"in use by process {os.getpid()} on"):
+        run(toy())
+
+
+def test_a_non_finite_loss_stops_before_the_update(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real, calls = toy(), loop.masked_loss, []
+
+    def poisoned(model, states, micro, scale):
+        calls.append(micro)
+        return real(model, states * float("nan") if len(calls) > 12 else states, micro, scale)
+
+    monkeypatch.setattr(loop, "masked_loss", poisoned)
+    with pytest.raises(NonFiniteLoss, match=r"step \d+: gradient is nan, .*stopped before the update.*languages"):
+        run(path, "every.checkpoint=1")
+    (dump,) = (tmp_path / "run").glob("nonfinite-step-*.json")
+    assert json.loads(dump.read_text())["micro_batches"][0]["ids"]
+    newest = state.checkpoint_folders(tmp_path / "run")[-1]
+    model = xlm.XLMRobertaForMaskedLM.from_pretrained(newest / "model")
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_full_disk_is_survived_and_leaves_nothing(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real, full = toy(), torch.save, []
+
+    def save(value, target, *rest):
+        if not full:
+            full.append(True)
+            target.write_bytes(b"half")
+            raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+        real(value, target, *rest)
+
+    monkeypatch.setattr(state.torch, "save", save)
+    assert run(path).finished and full
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["step-6", "step-8"]
+    monkeypatch.setattr(state.torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OutputError, match="could not be written; earlier ones are intact"):
+        run(path, "seed=2", output=tmp_path / "second")
+    assert list((tmp_path / "second" / "checkpoints").iterdir()) == []
+
+
+def test_an_unwritable_output_folder_is_named(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="run folder cannot be written"):
+        run(toy(), output=tmp_path / "file" / "run")
+
+
+def test_a_length_beyond_the_models_positions_is_refused(toy: Toy) -> None:
+    with pytest.raises(ConfigError, match="length 65, but the model has positions for 64 tokens"):
+        run(toy(batch__phases=[{"length": 65}]))
+
+
+@pytest.mark.parametrize("family", ["xlm", "xlm-roberta-xl"])
+def test_the_other_families_train_too(toy: Toy, family: str) -> None:
+    config = {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64}
+    if family != "xlm":
+        config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    changes = {"model__config": config, "model__family": family, "objectives__tlm__reset_positions": True}
+    outcome = run(toy(**changes, data__first_token="eos", masking__selection="xlm"), "schedule.steps=2")
+    assert outcome.finished
