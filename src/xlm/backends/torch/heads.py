@@ -52,6 +52,24 @@ class LMHead(nn.Module):
         if words is not None:
             self.decoder.weight = words
 
+    def replace(self, decoder: Any) -> None:
+        """Take another decoder; its bias becomes the head's."""
+        self.decoder = decoder
+        if getattr(decoder, "bias", None) is not None:
+            self.bias = decoder.bias
+
+    def resize(self, count: int, grown: Callable[[Tensor, int], Tensor]) -> None:
+        """Score ``count`` tokens; ``grown(tensor, rows)`` makes the longer or shorter tensors."""
+        new = _bare_linear(self.decoder, count, grown)
+        self.decoder, self.bias = new, new.bias
+
+
+def _bare_linear(old: Any, rows: int, grown: Callable[[Tensor, int], Tensor]) -> nn.Linear:
+    new = nn.Linear(old.in_features, rows, device="meta")
+    new.weight = nn.Parameter(grown(old.weight, rows), old.weight.requires_grad)
+    new.bias = nn.Parameter(grown(old.bias, rows), old.bias.requires_grad)
+    return new
+
 
 class XLMHead(nn.Module):
     """A decoder alone, or an adaptive softmax (Grave et al. 2017) with weights of its own (XLM)."""
@@ -86,6 +104,16 @@ class XLMHead(nn.Module):
         """Make the decoder's weight the word embeddings; an adaptive softmax has no such weight and is never tied."""
         if words is not None and not self.adaptive:
             self.decoder.weight = words
+
+    def replace(self, decoder: nn.Module) -> None:
+        """Take another decoder."""
+        self.decoder = decoder
+
+    def resize(self, count: int, grown: Callable[[Tensor, int], Tensor]) -> None:
+        """Score ``count`` tokens; ``grown(tensor, rows)`` makes the longer or shorter tensors."""
+        if self.adaptive:
+            raise InputError(f"new_num_tokens={count}: an adaptive softmax cannot be resized")
+        self.decoder = _bare_linear(self.decoder, count, grown)
 
 
 class ClassificationHead(nn.Module):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from xlm.backends.torch import losses
-from xlm.backends.torch.generation import GenerationMixin
+from xlm.backends.torch.headed import HeadModel, LMHeadModel, count_choices, flat, flatten_choices
 from xlm.backends.torch.heads import ClassificationHead, LMHead
-from xlm.backends.torch.pretrained import PreTrainedModel
 from xlm.backends.torch.trunk import Call, Result, TrunkModel
-from xlm.batches.batch import Batch
 from xlm.errors import ConfigError
 from xlm.outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
@@ -83,73 +80,24 @@ class RobertaTrunk(TrunkModel):
         )
 
 
-class RobertaHeadModel(PreTrainedModel):
-    """Abstract: a trunk under ``roberta`` and a head."""
+class RobertaHeadModel(HeadModel):
+    """Abstract: a trunk, with a pooler where the head wants one, and a head."""
 
-    trunk_class: ClassVar[type[RobertaTrunk]]
     pooling: ClassVar[bool] = False
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.roberta = self.trunk_class(config, add_pooling_layer=self.pooling)
-        self.build_head(config)
-        for name, module in self.named_modules():
-            if name and not name.startswith("roberta") and next(self.parameters()).device.type != "meta":
-                self._init_module(name, module)
-        self.tie_weights()
-
-    def build_head(self, config: Any) -> None:
-        """Make the head's modules."""
-        raise TypeError(f"{type(self).__name__} is abstract")
-
-    def states(self, batch: Batch) -> Tensor:
-        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed."""
-        return self.roberta.states(batch)
-
-    def _wants_dict(self, return_dict: bool | None) -> bool:
-        return bool(self.config.use_return_dict if return_dict is None else return_dict)
+    def build_trunk(self, config: Any) -> RobertaTrunk:
+        return self.trunk_class(config, add_pooling_layer=self.pooling)
 
     def _dropout(self, config: Any) -> float:
         given = config.classifier_dropout
         return config.hidden_dropout_prob if given is None else given
 
 
-def flat(loss: Tensor | None, *values: Any) -> tuple[Any, ...]:
-    """A documented tuple: what is not ``None``, the loss first."""
-    return tuple(v for v in (loss, *values) if v is not None)
-
-
-class RobertaLMModel(RobertaHeadModel, GenerationMixin):
+class RobertaLMModel(RobertaHeadModel, LMHeadModel):
     """Abstract: the language modelling heads."""
 
     def build_head(self, config: Any) -> None:
         self.lm_head = LMHead(config.hidden_size, config.vocab_size, config.layer_norm_eps)
-
-    def lm_logits(self, rows: Tensor) -> Tensor:
-        """The head on chosen states: (rows, hidden) -> (rows, vocab)."""
-        return self.lm_head(rows)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.lm_head.decoder = new_embeddings  # type: ignore[assignment]
-        if getattr(new_embeddings, "bias", None) is not None:
-            self.lm_head.bias = new_embeddings.bias  # type: ignore[assignment]
-
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        tied = self.config.tie_word_embeddings
-        self.lm_head.tie(self.roberta.embeddings.word_embeddings.weight if tied else None)  # type: ignore[arg-type]
-
-    @torch.no_grad()
-    def _resize_head(self, count: int) -> None:
-        decoder = self.lm_head.decoder
-        bias = nn.Parameter(self._resized(self.lm_head.bias, count), self.lm_head.bias.requires_grad)
-        new = nn.Linear(decoder.in_features, count, device="meta")
-        if not self.config.tie_word_embeddings:
-            new.weight = nn.Parameter(self._resized(decoder.weight, count), decoder.weight.requires_grad)
-        self.lm_head.decoder, self.lm_head.bias = new, bias
 
 
 class RobertaForMaskedLM(RobertaLMModel):
@@ -416,7 +364,7 @@ class RobertaForMultipleChoice(RobertaHeadModel):
 
         Returns :class:`xlm.outputs.MultipleChoiceModelOutput`; its hidden states are flat (b * choices, s, h).
         """
-        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]  # type: ignore[union-attr]
+        choices = count_choices(input_ids, inputs_embeds)
         call = Call(
             flatten_choices(input_ids), flatten_choices(attention_mask), flatten_choices(token_type_ids),
             flatten_choices(position_ids), head_mask, flatten_choices(inputs_embeds), output_attentions=output_attentions,
@@ -429,8 +377,3 @@ class RobertaForMultipleChoice(RobertaHeadModel):
         if not self._wants_dict(return_dict):
             return flat(loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
         return MultipleChoiceModelOutput(loss, logits, r.hidden_states, r.attentions)
-
-
-def flatten_choices(value: Tensor | None) -> Tensor | None:
-    """(b, choices, ...) -> (b * choices, ...)."""
-    return None if value is None else value.reshape(-1, *value.shape[2:])

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xlm.backends.torch import losses
-from xlm.backends.torch.generation import GenerationMixin
+from xlm.backends.torch.headed import HeadModel, LMHeadModel, count_choices, flat, flatten_choices
 from xlm.backends.torch.heads import BeamQAHead, SequenceSummary, XLMHead
-from xlm.backends.torch.models_roberta import answer_ends, flat, flatten_choices
-from xlm.backends.torch.pretrained import PreTrainedModel
+from xlm.backends.torch.models_roberta import answer_ends
 from xlm.backends.torch.trunk import Call, TrunkModel
-from xlm.batches.batch import Batch
-from xlm.errors import InputError
 from xlm.outputs import (
     BaseModelOutput,
     MaskedLMOutput,
@@ -72,39 +69,16 @@ class XLMTrunk(TrunkModel):
         return BaseModelOutput(r.states, r.hidden_states, r.attentions)
 
 
-class XLMHeadModel(PreTrainedModel):
+class XLMHeadModel(HeadModel):
     """Abstract: a trunk and a head."""
-
-    trunk_class: ClassVar[type[XLMTrunk]]
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.roberta = self.trunk_class(config)
-        self.build_head(config)
-        for name, module in self.named_modules():
-            if name and not name.startswith("roberta") and next(self.parameters()).device.type != "meta":
-                self._init_module(name, module)
-        self.tie_weights()
-
-    def build_head(self, config: Any) -> None:
-        """Make the head's modules."""
-        raise TypeError(f"{type(self).__name__} is abstract")
 
     @property
     def transformer(self) -> XLMTrunk:
         """The trunk under its published name."""
         return self.roberta
 
-    def states(self, batch: Batch) -> Tensor:
-        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed."""
-        return self.roberta.states(batch)
 
-    def _wants_dict(self, return_dict: bool | None) -> bool:
-        return bool(self.config.use_return_dict if return_dict is None else return_dict)
-
-
-class XLMLMHeadModel(XLMHeadModel, GenerationMixin):
+class XLMLMHeadModel(XLMHeadModel, LMHeadModel):
     """Abstract: a language modelling head."""
 
     def build_head(self, config: Any) -> None:
@@ -117,30 +91,6 @@ class XLMLMHeadModel(XLMHeadModel, GenerationMixin):
 
     def can_generate(self) -> bool:
         return True
-
-    def lm_logits(self, rows: Tensor) -> Tensor:
-        """The head on chosen states: (rows, hidden) -> (rows, vocab)."""
-        return self.lm_head(rows)
-
-    def get_output_embeddings(self) -> nn.Module | None:
-        return self.lm_head.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.lm_head.decoder = new_embeddings
-
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        if self.config.tie_word_embeddings:
-            self.lm_head.tie(self.roberta.embeddings.word_embeddings.weight)  # type: ignore[arg-type]
-
-    @torch.no_grad()
-    def _resize_head(self, count: int) -> None:
-        if self.lm_head.adaptive:
-            raise InputError(f"new_num_tokens={count}: an adaptive softmax cannot be resized")
-        decoder: Any = self.lm_head.decoder
-        new = nn.Linear(decoder.in_features, count, device="meta")
-        new.bias = nn.Parameter(self._resized(decoder.bias, count), decoder.bias.requires_grad)
-        new.weight = nn.Parameter(self._resized(decoder.weight, count), decoder.weight.requires_grad)
-        self.lm_head.decoder = new
 
     def forward(
         self,
@@ -392,7 +342,7 @@ class XLMMultipleChoice(XLMHeadModel):
         ``lengths`` are not used. Returns :class:`xlm.outputs.MultipleChoiceModelOutput`; its hidden states are flat:
         (b * choices, s, h).
         """
-        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]  # type: ignore[union-attr]
+        choices = count_choices(input_ids, inputs_embeds)
         if lengths is not None:
             self.warn_once("lengths", "lengths: not used with multiple choice; give attention_mask instead")
         call = Call(
