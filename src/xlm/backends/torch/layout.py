@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlm.backends.torch.ops import in_graph
 from xlm.batches.batch import causal_mask, equal_runs
 from xlm.errors import InputError
 from xlm.families.spec import EncoderSpec
@@ -62,6 +63,20 @@ def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     Values between 0 and 1 weigh in between, as in the reference of XLM-R, which in effect hides such a token.
     """
     return (1.0 - visible.to(dtype)) * torch.finfo(dtype).min
+
+
+def check_mask(name: str, mask: Tensor | None) -> None:
+    """Refuse mask values that are neither hidden (0), visible (1) nor between; never inside a compiled graph.
+
+    Raises:
+        InputError: names the argument, the place, the value and the limits.
+    """
+    if mask is None or mask.dtype == torch.bool or in_graph() or type(mask) is not Tensor or mask.is_meta:
+        return
+    good = (mask >= 0) & (mask <= 1)
+    if not bool(good.all()):
+        place = torch.nonzero(~good)[0].tolist()
+        raise InputError(f"{name}{place}={mask[tuple(place)].item()}: must be from 0 to 1, 1 = visible")
 
 
 def self_attention_bias(

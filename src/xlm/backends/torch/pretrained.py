@@ -39,7 +39,7 @@ class PreTrainedModel(nn.Module):
 
     def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__()
-        if not isinstance(config, PretrainedConfig):
+        if not isinstance(config, self.config_class):
             raise ConfigError(
                 f"config={type(config).__name__}: {type(self).__name__} needs a {self.config_class.__name__}"
             )
@@ -79,7 +79,6 @@ class PreTrainedModel(nn.Module):
             self._init_module(name, module)
         if self.spec.sinusoidal:
             table = self.encoder_host.embeddings.position_embeddings
-            table.weight.requires_grad_(False)
             with torch.no_grad():
                 table.weight.copy_(sinusoids(*table.weight.shape))
 

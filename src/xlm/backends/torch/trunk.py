@@ -14,7 +14,7 @@ from torch import Tensor
 from xlm.backends.torch.embeddings import Embeddings, check_ids
 from xlm.backends.torch.encoder import Encoder, Trace
 from xlm.backends.torch.heads import Pooler
-from xlm.backends.torch.layout import Padded, Ragged, cross_attention_bias, self_attention_bias
+from xlm.backends.torch.layout import Padded, Ragged, check_mask, cross_attention_bias, self_attention_bias
 from xlm.backends.torch.ops import PLAIN
 from xlm.backends.torch.pretrained import PreTrainedModel
 from xlm.batches.batch import Batch, positions_after_padding, positions_after_padding_packed
@@ -62,6 +62,8 @@ class TrunkModel(PreTrainedModel):
     def __init__(self, config: PretrainedConfig, add_pooling_layer: bool = True, *, initialise: bool = True) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(self.spec, PLAIN)
+        if self.spec.sinusoidal:  # a formula, not something to learn
+            self.embeddings.position_embeddings.weight.requires_grad_(False)
         self.encoder = Encoder(self.spec, PLAIN)
         self.pooler = Pooler(self.spec.hidden_size) if add_pooling_layer and self.family.pooler else None
         if initialise:
@@ -124,6 +126,8 @@ class TrunkModel(PreTrainedModel):
         past, caches, keep = self._past(call, total)
 
         mask = call.attention_mask
+        check_mask("attention_mask", mask)
+        check_mask("encoder_attention_mask", call.encoder_attention_mask)
         if spec.lengths_make_mask and mask is None:
             mask = self._mask_of_lengths(call, batch, total)
         elif spec.lengths_make_mask and mask is not None and tuple(mask.shape) != (batch, total):
