@@ -180,7 +180,7 @@ def load(path_or_name: str | Path | None = None, dtype: str = "float32", device:
 
     Args:
         path_or_name: a folder, or a name on the hub; an existing folder wins. ``None``: the model in the package.
-        dtype: ``float32`` or ``bfloat16``.
+        dtype: of the weights: ``float32``, ``bfloat16``, or ``int8`` (a byte a weight in the encoder's matrices; CPU only).
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``None``: a GPU if there is one.
 
     Raises:

@@ -17,7 +17,12 @@ from xlm.families.spec import EncoderSpec
 from xlm.hub import resolve
 from xlm.tokenizers import AutoTokenizer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Weights in memory: their type, and how the encoder's matrices are quantized.
+DTYPES: dict[str, tuple[torch.dtype, str | None]] = {
+    "float32": (torch.float32, None),
+    "bfloat16": (torch.bfloat16, None),
+    "int8": (torch.bfloat16, "int8"),
+}
 # An architecture that ends so has a head over the vocabulary.
 _LM_ENDINGS = ("ForMaskedLM", "ForCausalLM", "WithLMHeadModel")
 
@@ -42,13 +47,17 @@ def load_parts(path_or_name: str | Path | None, dtype: str, device: str | None) 
     folder = bundled_folder() if path_or_name is None else resolve(path_or_name)
     config = AutoConfig.from_pretrained(folder)
     family = family_of(config)
+    torch_dtype, quantization = DTYPES[dtype]
+    options: dict[str, Any] = {"dtype": torch_dtype, "quantization": quantization}
+    if place.type == "cpu":
+        options["for_inference"] = True
     has_head = any(name.endswith(_LM_ENDINGS) for name in config.architectures or ())
     if has_head:
-        model = AutoModelForMaskedLM.from_pretrained(folder, dtype=DTYPES[dtype])
+        model = AutoModelForMaskedLM.from_pretrained(folder, **options)
     else:
-        model = AutoModel.from_pretrained(
-            folder, dtype=DTYPES[dtype], **({"add_pooling_layer": False} if family.pooler else {})
-        )
+        if family.pooler:
+            options["add_pooling_layer"] = False
+        model = AutoModel.from_pretrained(folder, **options)
     model = model.eval().requires_grad_(False).to(place)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     name = BUNDLED if path_or_name is None else str(path_or_name)
