@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from xlm.tokenizers.added import AddedToken
 from xlm.tokenizers.auto import AutoTokenizer
+from xlm.tokenizers.encoding import BatchEncoding, CharSpan, Encoding, TokenSpan
+from xlm.tokenizers.options import PaddingStrategy, TruncationStrategy
 from xlm.tokenizers.train import train_sentencepiece
+from xlm.tokenizers.xlm import XLMTokenizer
 from xlm.tokenizers.xlm_roberta import XLMRobertaTokenizer
+from xlm.tokenizers.xlm_roberta_fast import XLMRobertaTokenizerFast
 
-__all__ = ["AutoTokenizer", "XLMRobertaTokenizer", "train_sentencepiece"]
+__all__ = [
+    "AddedToken",
+    "AutoTokenizer",
+    "BatchEncoding",
+    "CharSpan",
+    "Encoding",
+    "PaddingStrategy",
+    "TokenSpan",
+    "TruncationStrategy",
+    "XLMRobertaTokenizer",
+    "XLMRobertaTokenizerFast",
+    "XLMTokenizer",
+    "train_sentencepiece",
+]

@@ -35,8 +35,7 @@ class TrainingReport:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    with opened as stream:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
         number = 0
         try:
             for number, raw in enumerate(stream, 1):
@@ -69,7 +68,7 @@ def _read(files_by_language: Mapping[str, str | Path]) -> dict[str, list[str]]:
 def sample_lines(
     lines: Mapping[str, list[str]], alpha: float, seed: int = 0, max_characters: int | None = None
 ) -> dict[str, list[str]]:
-    """Whole lines of every language in p^alpha shares of characters, drawn without repetition in an order fixed by ``seed``."""
+    """Whole lines of every language in p^alpha shares of characters, drawn without repetition, as ``seed`` says."""
     sizes = {language: sum(map(len, of)) for language, of in lines.items()}
     total = sum(sizes.values())
     weights = {language: (size / total) ** alpha for language, size in sizes.items()}
@@ -103,7 +102,7 @@ def train_sentencepiece(
     num_threads: int | None = None,
     max_characters: int | None = None,
 ) -> TrainingReport:
-    """Write ``out``/sentencepiece.bpe.model with ``vocab_size`` ids in all (``<pad>`` and ``<mask>``, which are no pieces, included).
+    """Write ``out``/sentencepiece.bpe.model: ``vocab_size`` ids in all, ``<pad>`` and ``<mask>`` (no pieces) included.
 
     ``files_by_language`` maps a language code to one UTF-8 text file, plain or .gz. ``max_characters`` bounds what the
     trainer sees in all languages together. Raises ``ConfigError`` for impossible sizes, ``DataError`` for files that cannot

@@ -1,157 +1,310 @@
-"""XLM-R's tokenizer on SentencePiece."""
+"""XLM-R's tokenizer under its two names. One engine, SentencePiece with XLM-R's ids; the names differ by a few facts."""
 
 from __future__ import annotations
 
-import importlib
+import os
+import weakref
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import sentencepiece
+from numpy.typing import NDArray
 
-from xlm.errors import CheckpointError, InputError, OutputError
+from xlm import atomic
+from xlm.errors import CheckpointError, InputError
+from xlm.tokenizers import fastfile
+from xlm.tokenizers.added import AddedToken, Segment
+from xlm.tokenizers.base import Tokenizer
+from xlm.tokenizers.rows import Detail, Template
+from xlm.tokenizers.unigram import SPACE, UNK, Unigram, clean
 
-_FILE = "sentencepiece.bpe.model"
-_BOS, _PAD, _EOS, _UNK = 0, 1, 2, 3
+_FIXED = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+_NAMES = {index: token for token, index in _FIXED.items()}
+_MAX_LENGTHS: dict[str, int] = dict.fromkeys(
+    (
+        "xlm-roberta-base",
+        "xlm-roberta-large",
+        "xlm-roberta-large-finetuned-conll02-dutch",
+        "xlm-roberta-large-finetuned-conll02-spanish",
+        "xlm-roberta-large-finetuned-conll03-english",
+        "xlm-roberta-large-finetuned-conll03-german",
+    ),
+    512,
+)
+# One copy of a vocabulary in memory, however many tokenizers use it, as long as one does.
+_ENGINES: weakref.WeakValueDictionary[tuple[Any, ...], Unigram] = weakref.WeakValueDictionary()
 
 
-class XLMRobertaTokenizer:
-    """Text to ids: ``<s> A </s>`` or ``<s> A </s></s> B </s>``; ids are SentencePiece's plus one, ``<mask>`` the last."""
+def engine_of(vocab_file: str, options: dict[str, Any]) -> Unigram:
+    """The engine of a model file, shared with every tokenizer of the same unchanged file."""
+    path = Path(vocab_file)
+    try:
+        about = path.stat()
+        key = (os.path.realpath(path), about.st_mtime_ns, about.st_size, repr(sorted(options.items())))
+        engine = _ENGINES.get(key)
+        if engine is None:
+            _ENGINES[key] = engine = Unigram(path.read_bytes(), str(path), options)
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"vocab_file {vocab_file}: cannot be read: {error.strerror or error}") from error
+    return engine
 
-    bos_token = cls_token = "<s>"
-    eos_token = sep_token = "</s>"
-    pad_token, unk_token, mask_token = "<pad>", "<unk>", "<mask>"
-    bos_token_id = cls_token_id = _BOS
-    eos_token_id = sep_token_id = _EOS
-    pad_token_id, unk_token_id = _PAD, _UNK
-    all_special_tokens = ["<s>", "</s>", "<unk>", "<pad>", "<mask>"]
-    model_input_names = ["input_ids", "attention_mask"]
 
-    def __init__(self, vocab_file: str | Path, model_max_length: int = 512, **options: Any) -> None:
-        self.vocab_file = str(vocab_file)
-        self.model_max_length = model_max_length
-        try:
-            self.sp_model = sentencepiece.SentencePieceProcessor(model_file=self.vocab_file)
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"vocab_file {self.vocab_file}: not a SentencePiece model: {error}") from error
-        self.vocab_size = len(self.sp_model) + 2
-        self.mask_token_id = self.vocab_size - 1
-        self.all_special_ids = [_BOS, _EOS, _UNK, _PAD, self.mask_token_id]
+class XLMRobertaTokenizer(Tokenizer):
+    """``<s> A </s>`` and ``<s> A </s></s> B </s>``; ids are SentencePiece's plus one, ``<mask>`` is the last.
+
+    Offsets, words and the rest of a row are there for this class as well as for the fast one; here a token's span leaves
+    out the white space before it.
+    """
+
+    TEMPLATE = Template(("cls", 0, "sep"), ("cls", 0, "sep", "sep", 1, "sep"), (0,) * 6)
+    vocab_files_names: ClassVar[dict[str, str]] = {
+        "vocab_file": "sentencepiece.bpe.model",
+        "tokenizer_file": "tokenizer.json",
+    }
+    max_model_input_sizes: ClassVar[dict[str, int]] = _MAX_LENGTHS
+    model_input_names: list[str] = ["input_ids", "attention_mask"]
+
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike[str] | None = None,
+        bos_token: Any = "<s>",
+        eos_token: Any = "</s>",
+        sep_token: Any = "</s>",
+        cls_token: Any = "<s>",
+        unk_token: Any = "<unk>",
+        pad_token: Any = "<pad>",
+        mask_token: Any = "<mask>",
+        sp_model_kwargs: dict[str, Any] | None = None,
+        tokenizer_file: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> None:
+        self.sp_model_kwargs = dict(sp_model_kwargs or {})
+        self.vocab_file = None if vocab_file is None else os.fspath(vocab_file)
+        self._fast_parts: fastfile.Parts | None = None
+        if tokenizer_file is not None and (self.FAST or vocab_file is None):
+            self._fast_parts = fastfile.read(Path(tokenizer_file), with_model=vocab_file is None)
+        if self.vocab_file is not None:
+            self.engine = engine_of(self.vocab_file, self.sp_model_kwargs)
+        elif self._fast_parts is not None:
+            self.engine = Unigram(self._fast_parts.model, os.fspath(tokenizer_file or ""), self.sp_model_kwargs)
+        else:
+            raise InputError(f"{type(self).__name__} needs vocab_file (sentencepiece.bpe.model) or tokenizer_file")
+        if self._fast_parts is not None:
+            options["added_tokens_decoder"] = {**self._fast_parts.added, **(options.get("added_tokens_decoder") or {})}
+        if isinstance(mask_token, str):
+            mask_token = AddedToken(mask_token, lstrip=True, special=True, normalized=self.FAST)
+        tokens = {
+            "bos_token": bos_token, "eos_token": eos_token, "unk_token": unk_token, "sep_token": sep_token,
+            "pad_token": pad_token, "cls_token": cls_token, "mask_token": mask_token,
+        }  # fmt: skip
+        if not self.FAST or sp_model_kwargs is not None:
+            options["sp_model_kwargs"] = self.sp_model_kwargs
+        super().__init__(**tokens, **options)
+
+    def _add_init_tokens(self) -> None:
+        if self.FAST:
+            # The compiled reference marks its vocabulary's own special tokens as added ones, by id.
+            for token, index in _FIXED.items():
+                if token in self.all_special_tokens and token not in self._encoder:
+                    self._put(index, AddedToken(token, special=True, normalized=False))
+        super()._add_init_tokens()
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> XLMRobertaTokenizer:
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            from xlm.hub import resolve  # pyright: ignore[reportMissingImports]
+    def _missing_files(cls, present: set[str]) -> str:
+        return "" if present else " or ".join(cls.vocab_files_names.values())
 
-            folder = resolve(str(name_or_path))
-        if not (folder / _FILE).is_file():
-            raise CheckpointError(f"{folder}: no tokenizer there: {_FILE} is missing")
-        return cls(folder / _FILE)
+    # ---- vocabulary --------------------------------------------------------------------------------------------------
+    @property
+    def vocab_size(self) -> int:
+        return self.engine.size + 1
 
-    def save_pretrained(self, folder: str | Path) -> tuple[str, ...]:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            (folder / _FILE).write_bytes(self.sp_model.serialized_model_proto())
-        except OSError as error:
-            raise OutputError(f"{folder / _FILE}: {error}") from error
-        return (str(folder / _FILE),)
+    @property
+    def vocab(self) -> dict[str, int]:
+        return self.get_vocab()
+
+    def get_vocab(self) -> dict[str, int]:
+        pieces = ["<s>", "<pad>", "</s>", "<unk>", *self.engine.model.pieces()[3:], "<mask>"]
+        return {**{piece: index for index, piece in enumerate(pieces)}, **self.added_tokens_encoder}
 
     def __len__(self) -> int:
-        return self.vocab_size
+        if self.FAST:
+            return super().__len__()
+        return self.vocab_size + sum(self._base_id(token) is None for token in self._encoder)
 
-    def _content(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        ids: list[int] = []
-        spans: list[tuple[int, int]] = []
-        start = 0
-        parts = text.split("<mask>")
-        for number, part in enumerate(parts):
-            mapped = self.sp_model.encode(part.rstrip() if number < len(parts) - 1 else part, out_type="offset_mapping")
-            for piece, (begin, end) in zip(mapped["ids"], mapped["offsets"], strict=True):
-                ids.append(piece + 1 if piece else _UNK)
-                while begin < end and part[begin].isspace():
-                    begin += 1
-                spans.append((start + begin, start + end))
-            start += len(part)
-            if number < len(parts) - 1:
-                ids.append(self.mask_token_id)
-                spans.append((start, start + 6))
-                start += 6
-        return ids, spans
+    @property
+    def sp_model(self) -> sentencepiece.SentencePieceProcessor:
+        """SentencePiece's own processor with SentencePiece's own ids; a second copy, made when first asked for."""
+        return self._original
 
-    def _one(
-        self, text: str, pair: str | None, special: bool, limit: int | None
-    ) -> tuple[list[int], list[tuple[int, int]]]:
-        sides = [self._content(side) for side in (text, pair) if side is not None]
-        if limit is not None:
-            room = limit - ((2 if pair is None else 4) if special else 0)
-            while sum(len(ids) for ids, _ in sides) > room:
-                ids, spans = max(sides, key=lambda side: len(side[0]))
-                ids.pop(), spans.pop()
-        none = [(0, 0)]
-        if not special:
-            return [i for ids, _ in sides for i in ids], [s for _, spans in sides for s in spans]
-        ids, spans = [_BOS, *sides[0][0], _EOS], [*none, *sides[0][1], *none]
-        if pair is not None:
-            ids, spans = [*ids, _EOS, *sides[1][0], _EOS], [*spans, *none, *sides[1][1], *none]
-        return ids, spans
+    @cached_property
+    def _original(self) -> sentencepiece.SentencePieceProcessor:
+        processor = sentencepiece.SentencePieceProcessor(**self.sp_model_kwargs)
+        processor.LoadFromSerializedProto(self.engine.model.data)
+        return processor
 
-    def __call__(
-        self,
-        text: str | Sequence[str],
-        text_pair: str | Sequence[str] | None = None,
-        add_special_tokens: bool = True,
-        padding: bool | str = False,
-        truncation: bool | str = False,
-        max_length: int | None = None,
-        return_tensors: str | None = None,
-        return_offsets_mapping: bool = False,
-        **options: Any,
-    ) -> dict[str, Any]:
-        single = isinstance(text, str)
-        texts = [text] if isinstance(text, str) else list(text)
-        pairs = [text_pair] if isinstance(text_pair, str) else list(text_pair or [None] * len(texts))
-        if len(pairs) != len(texts):
-            raise InputError(f"text_pair has {len(pairs)} entries, text has {len(texts)}")
-        limit = (max_length or self.model_max_length) if truncation else None
-        rows = [self._one(t, p, add_special_tokens, limit) for t, p in zip(texts, pairs, strict=True)]
-        width = 0
-        if padding:
-            width = max_length if padding == "max_length" and max_length else max((len(r[0]) for r in rows), default=0)
-        data: dict[str, Any] = {
-            "input_ids": [ids + [_PAD] * (width - len(ids)) for ids, _ in rows],
-            "attention_mask": [[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows],
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_original", "_splitters", "_quirk")
         }
-        if return_offsets_mapping:
-            data["offset_mapping"] = [spans + [(0, 0)] * (width - len(spans)) for _, spans in rows]
-        if return_tensors == "pt":
-            torch = importlib.import_module("torch")
-            return {name: torch.tensor(value) for name, value in data.items()}
-        if return_tensors == "np":
-            numpy = importlib.import_module("numpy")
-            return {name: numpy.array(value) for name, value in data.items()}
-        return {name: value[0] for name, value in data.items()} if single else data
 
-    def encode(self, text: str, text_pair: str | None = None, **options: Any) -> list[int]:
-        return self(text, text_pair, **options)["input_ids"]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._splitters = {}
 
-    def tokenize(self, text: str) -> list[str]:
-        return self.convert_ids_to_tokens(self._content(text)[0])
-
-    def convert_ids_to_tokens(self, ids: Any) -> Any:
-        if isinstance(ids, int):
-            named = {0: "<s>", 1: "<pad>", 2: "</s>", 3: "<unk>", self.mask_token_id: "<mask>"}
-            return named[ids] if ids in named else self.sp_model.id_to_piece(ids - 1)
-        return [self.convert_ids_to_tokens(int(index)) for index in ids]
+    def _base_id(self, token: str) -> int | None:
+        if token in _FIXED:
+            return _FIXED[token]
+        if token == "<mask>":
+            return self.engine.size
+        index = self.engine.processor.piece_to_id(clean(token))
+        return None if index == UNK else index
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        if isinstance(tokens, str):
-            named = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": self.mask_token_id}
-            return named[tokens] if tokens in named else (self.sp_model.piece_to_id(tokens) + 1 or _UNK)
-        return [self.convert_tokens_to_ids(token) for token in tokens]
+        """The id of a token, or the ids of a list; what is unknown gets the id of ``unk_token``."""
+        if tokens is None:
+            return None
+        if not isinstance(tokens, str):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        if tokens in self._encoder:
+            return self._encoder[tokens]
+        index = self._base_id(tokens)
+        if index is None:
+            unknown = self._special["unk_token"]
+            return None if unknown is None else self._encoder.get(str(unknown), self._base_id(str(unknown)))
+        return index
 
-    def decode(self, ids: Any, skip_special_tokens: bool = False, **options: Any) -> str:
-        kept = [int(i) for i in ids if not (skip_special_tokens and int(i) in self.all_special_ids)]
-        text = "".join(f" {t}" if t in self.all_special_tokens else t for t in self.convert_ids_to_tokens(kept))
-        return text.replace("▁", " ").strip()
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The token of an id, or the tokens of a row. An id outside: ``IndexError``; None in the fast class."""
+        if isinstance(ids, int | np.integer):
+            return self._token(int(ids))
+        special = set(self.all_special_ids) if skip_special_tokens else ()
+        return [self._token(int(index)) for index in ids if int(index) not in special]
+
+    def _token(self, index: int) -> str | None:
+        if index in self._decoder:
+            return self._decoder[index].content
+        if 0 <= index < self.engine.size:
+            return _NAMES.get(index) or self.engine.processor.id_to_piece(index)
+        if index == self.engine.size:
+            return "<mask>"
+        if self.FAST:
+            return None
+        raise IndexError(f"id {index}: the vocabulary has ids from 0 to {len(self) - 1}")
+
+    # ---- text to tokens ----------------------------------------------------------------------------------------------
+    def encode_lines(self, lines: list[str]) -> list[list[int]]:
+        """Ids of plain lines: no special tokens are added, and none are looked for in the text."""
+        return self.engine.ids(lines)
+
+    def _split(self, text: str, split_special: bool) -> list[Segment]:
+        return [Segment(0, len(text))] if split_special and text else self._splitter().split(text)
+
+    def _content(self, texts: list[str], split_special_tokens: bool | None = None) -> list[list[int]]:
+        split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        splitter = self._splitter()
+        if split_special or not any(map(splitter.may_split, texts)):
+            return self.engine.ids(texts)
+        segments = [self._split(text, False) for text in texts]
+        raw = [t[s.start : s.end] for t, of in zip(texts, segments, strict=True) for s in of if s.token_id is None]
+        found = iter(self.engine.ids(raw))
+        rows: list[list[int]] = []
+        for of in segments:
+            row: list[int] = []
+            for segment in of:
+                row.extend(next(found) if segment.token_id is None else [segment.token_id])
+            rows.append(row)
+        return rows
+
+    def _details(self, texts: list[str], split_special_tokens: bool | None = None) -> list[Detail]:
+        split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        segments = [self._split(text, split_special) for text in texts]
+        return self._assemble(texts, segments, trim=True)
+
+    def _assemble(self, texts: list[str], segments: Sequence[Sequence[Segment]], trim: bool) -> list[Detail]:
+        raw = [t[s.start : s.end] for t, of in zip(texts, segments, strict=True) for s in of if s.token_id is None]
+        found = iter(self._raw_details(raw, trim))
+        rows: list[Detail] = []
+        for text, of in zip(texts, segments, strict=True):
+            row = Detail([], [], [], [])
+            word = 0
+            for segment in of:
+                if segment.token_id is None:
+                    part = next(found)
+                    start = segment.start
+                    row.offsets.extend([(a + start, b + start) for a, b in part.offsets] if start else part.offsets)
+                    row.words.extend([w + word for w in part.words if w is not None])
+                    row.ids.extend(part.ids)
+                    row.tokens.extend(part.tokens)
+                    word += (part.words[-1] or 0) + 1 if part.words else 0
+                else:
+                    row.ids.append(segment.token_id)
+                    content = text[segment.start : segment.end]
+                    row.tokens.append(content if self.FAST else self._decoder[segment.token_id].content)
+                    row.offsets.append((segment.start, segment.end))
+                    row.words.append(word)
+                    word += 1
+            rows.append(row)
+        return rows
+
+    def _raw_details(self, texts: list[str], trim: bool) -> list[Detail]:
+        """Details of texts without added tokens, all at once."""
+        if not texts:
+            return []
+        spans = self.engine.spans(texts, trim)
+        begins = self.engine.begins_word[spans.ids]
+        ids, starts, ends = spans.ids.tolist(), spans.starts.tolist(), spans.ends.tolist()
+        piece = self.engine.processor.id_to_piece
+        tokens = piece(ids) if ids else []
+        rows: list[Detail] = []
+        at = 0
+        for text, count in zip(texts, spans.counts.tolist(), strict=True):
+            stop = at + count
+            marks = begins[at:stop].copy()
+            marks[:1] = True
+            words: list[int | None] = (np.cumsum(marks) - 1).tolist()
+            shown = tokens[at:stop]
+            if UNK in ids[at:stop]:
+                shown = self.engine.pieces(text)
+            rows.append(Detail(ids[at:stop], shown, list(zip(starts[at:stop], ends[at:stop], strict=True)), words))
+            at = stop
+        return rows
+
+    def encode_arrays(self, texts: list[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """For every text ids (tokens,) int32 and offsets (tokens, 2) int64, special tokens included: the quick way to both."""
+        limits = (self.cls_token_id, self.sep_token_id)
+        if any(map(self._splitter().may_split, texts)) or self.FAST:
+            rows = self._details(texts)
+            return [
+                (np.array([limits[0], *r.ids, limits[1]], np.int32), np.array([(0, 0), *r.offsets, (0, 0)], np.int64))
+                for r in rows
+            ]
+        spans = self.engine.spans(texts, True)
+        # Every row gets one place more at either end.
+        at = np.cumsum(spans.counts)
+        total = len(spans.ids) + 2 * len(texts)
+        ids, offsets = np.empty(total, np.int32), np.zeros((total, 2), np.int64)
+        ends = at + 2 * np.arange(1, len(texts) + 1)
+        starts = np.concatenate([[0], ends[:-1]])
+        inner = np.ones(total, bool)
+        inner[starts] = inner[ends - 1] = False
+        ids[inner], offsets[inner, 0], offsets[inner, 1] = spans.ids, spans.starts, spans.ends
+        ids[starts], ids[ends - 1] = limits
+        return list(zip(np.split(ids, ends[:-1]), np.split(offsets, ends[:-1]), strict=True))
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return "".join(tokens).replace(SPACE, " ").strip()
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+    def save_vocabulary(self, save_directory: Any, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write the SentencePiece model as it was read; a model from ``tokenizer.json`` is written as one."""
+        folder = self._folder(save_directory)
+        path = folder / f"{filename_prefix + '-' if filename_prefix else ''}{self.vocab_files_names['vocab_file']}"
+        same = self.vocab_file is not None and os.path.abspath(path) == os.path.abspath(self.vocab_file)
+        if not (same and path.is_file()):
+            atomic.write_bytes(path, self.engine.model.data)
+        return (str(path),)

@@ -1,0 +1,376 @@
+"""The contract every tokenizer keeps: one engine for calls, pairs, truncation, padding and rows, whatever cuts the text."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from xlm.errors import InputError
+from xlm.tokenizers.added import AddedToken
+from xlm.tokenizers.encoding import BatchEncoding, Encoding
+from xlm.tokenizers.options import VERY_LARGE, Options, TruncationStrategy, resolve
+from xlm.tokenizers.persist import Persistence
+from xlm.tokenizers.prepare import Preparation
+from xlm.tokenizers.rows import Detail, Template, pad_encoding, pad_rows, padded_length
+from xlm.tokenizers.special import logger
+from xlm.tokenizers.truncate import Plan, fast_plan, slow_plan
+
+_CLEANUP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"))
+_CLEANUP += ((" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
+# What a call takes of its own; anything else goes to the subclass (``lang`` of XLM) or is refused.
+_OLD = ("truncation_strategy", "pad_to_max_length")
+
+
+class Tokenizer(Preparation, Persistence):
+    """Abstract: a subclass says how a text becomes tokens (:meth:`_content`, :meth:`_details`), its ids and its files.
+
+    ``FAST`` chooses, where the reference's two classes of a model differ, the behaviour of its compiled one.
+    """
+
+    TEMPLATE: ClassVar[Template]
+    TEXT_OPTIONS: ClassVar[tuple[str, ...]] = ()
+    model_input_names: list[str] = ["input_ids", "token_type_ids", "attention_mask"]
+    padding_side: str = "right"
+    truncation_side: str = "right"
+
+    def __init__(self, **options: Any) -> None:
+        self.init_kwargs = copy.deepcopy(options)
+        self.name_or_path = str(options.pop("name_or_path", ""))
+        self.verbose = bool(options.pop("verbose", True))
+        longest = options.pop("model_max_length", options.pop("max_len", None))
+        self.model_max_length = VERY_LARGE if longest is None else longest
+        for side in ("padding_side", "truncation_side"):
+            value = options.pop(side, getattr(self, side))
+            if value not in ("left", "right"):
+                raise InputError(f"{side} is {value!r}: it must be 'left' or 'right'")
+            setattr(self, side, value)
+        self.model_input_names = options.pop("model_input_names", self.model_input_names)
+        self.clean_up_tokenization_spaces = options.pop("clean_up_tokenization_spaces", True)
+        self.split_special_tokens = options.pop("split_special_tokens", False)
+        self.chat_template = options.pop("chat_template", None)
+        decoder = options.pop("added_tokens_decoder", None) or {}
+        self._init_special({name: options[name] for name in self.SPECIAL_TOKENS_ATTRIBUTES if name in options})
+        for index, token in sorted((int(index), AddedToken.of(token)) for index, token in decoder.items()):
+            self._put(index, token)
+        self._add_init_tokens()
+
+    def _add_init_tokens(self) -> None:
+        missing = [token for token in self.all_special_tokens_extended if str(token) not in self._encoder]
+        if missing:
+            self.add_tokens(missing, special_tokens=True)
+
+    # ---- what a subclass gives -------------------------------------------------------------------------------------
+    def _content(self, texts: list[str], **options: Any) -> list[list[int]]:
+        """Ids of every text, without what the template adds."""
+        raise NotImplementedError
+
+    def _details(self, texts: list[str], **options: Any) -> list[Detail]:
+        """The same ids with tokens, offsets into the text, and words."""
+        raise NotImplementedError
+
+    # ---- sizes -----------------------------------------------------------------------------------------------------
+    @property
+    def is_fast(self) -> bool:
+        return self.FAST
+
+    def __len__(self) -> int:
+        """Ids in all, added tokens included."""
+        return max([self.vocab_size - 1, *self._decoder]) + 1 if self.FAST else len(self.get_vocab())
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        return self.TEMPLATE.added(pair)
+
+    @property
+    def max_len_single_sentence(self) -> int:
+        return self.model_max_length - self.num_special_tokens_to_add(False)
+
+    @property
+    def max_len_sentences_pair(self) -> int:
+        return self.model_max_length - self.num_special_tokens_to_add(True)
+
+    def __repr__(self) -> str:
+        added = "".join(f"\t{index}: {token!r},\n" for index, token in self.added_tokens_decoder.items())
+        return (
+            f"{type(self).__name__}(name_or_path='{self.name_or_path}', vocab_size={self.vocab_size},"
+            f" model_max_length={self.model_max_length}, is_fast={self.is_fast}, padding_side='{self.padding_side}',"
+            f" truncation_side='{self.truncation_side}', special_tokens={self.special_tokens_map},"
+            f" clean_up_tokenization_spaces={self.clean_up_tokenization_spaces}), "
+            f" added_tokens_decoder={{\n{added}}}"
+        )
+
+    # ---- calls -----------------------------------------------------------------------------------------------------
+    def __call__(
+        self,
+        text: Any = None,
+        text_pair: Any = None,
+        text_target: Any = None,
+        text_pair_target: Any = None,
+        **options: Any,
+    ) -> BatchEncoding:
+        """A text, a list of texts, a list of words or of lists of words (``is_split_into_words``), each alone or in pairs."""
+        if text is None and text_target is None:
+            raise InputError("text and text_target are both None: one of them is needed")
+        inputs = None if text is None else self._call(text, text_pair, dict(options))
+        if text_target is None:
+            assert inputs is not None
+            return inputs
+        targets = self._call(text_target, text_pair_target, dict(options))
+        if inputs is None:
+            return targets
+        inputs["labels"] = targets["input_ids"]
+        return inputs
+
+    def _call(self, text: Any, pair: Any, options: dict[str, Any]) -> BatchEncoding:
+        words = options.get("is_split_into_words", False)
+        for name, value in (("text", text), ("text_pair", pair)):
+            if value is not None and not _is_text(value):
+                raise InputError(
+                    f"{name} is {type(value).__name__}: a str, a list of str, or for split input a list of lists of str"
+                )
+        nested = isinstance(text, list | tuple)
+        batched = nested and (not words or (len(text) > 0 and isinstance(text[0], list | tuple)))
+        if not batched:
+            return self.encode_plus(text, pair, **options)
+        if isinstance(pair, str):
+            raise TypeError("text is a list, text_pair a str: a list of the same length is needed")
+        if pair is not None and len(pair) != len(text):
+            raise InputError(f"batch length of text is {len(text)}, of text_pair {len(pair)}: they must be equal")
+        return self.batch_encode_plus(text if pair is None else list(zip(text, pair, strict=True)), **options)
+
+    def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
+        """One text or pair. Besides strings, tokens and ids are taken as they are."""
+        settings, rest = self._options(options)
+        return self._encode([(text, text_pair if not self.FAST or text_pair else None)], settings, rest, single=True)
+
+    def batch_encode_plus(self, batch_text_or_text_pairs: Any, **options: Any) -> BatchEncoding:
+        """A list of texts, or of pairs."""
+        if not isinstance(batch_text_or_text_pairs, list | tuple):
+            raise TypeError(f"a list or tuple is needed, not {type(batch_text_or_text_pairs).__name__}")
+        settings, rest = self._options(options)
+        items: list[tuple[Any, Any]] = []
+        for item in batch_text_or_text_pairs:
+            alone = not isinstance(item, list | tuple)
+            if not alone and settings.is_split_into_words:
+                alone = len(item) == 0 or not isinstance(item[0], list | tuple)
+            elif not alone and (len(item) != 2 or (item and isinstance(item[0], int))):
+                alone = True
+            items.append((item, None) if alone else (item[0], item[1]))
+        return self._encode(items, settings, rest, single=False)
+
+    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
+        """The ids of one text or pair."""
+        return self.encode_plus(text, text_pair, **options)["input_ids"]
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """The tokens of a text as strings."""
+        if self.FAST:
+            return self.encode_plus(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+        known = {name: options[name] for name in (*self.TEXT_OPTIONS, "split_special_tokens") if name in options}
+        unknown = set(options) - set(known) - {"is_split_into_words"}
+        if unknown:
+            logger.warning("tokenize does not know %s", ", ".join(sorted(unknown)))
+        return self._details([text], **known)[0].tokens
+
+    def _options(self, given: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+        given = dict(given)
+        old = {name: given.pop(name) for name in _OLD if name in given}
+        padding, truncation, length = resolve(
+            given.pop("padding", False), given.pop("truncation", None), given.pop("max_length", None),
+            given.get("pad_to_multiple_of"), self.model_max_length, old,
+        )  # fmt: skip
+        asked = given.pop("return_token_type_ids", None)
+        mask = given.pop("return_attention_mask", None)
+        settings = Options(
+            padding=padding,
+            truncation=truncation,
+            max_length=length,
+            stride=given.pop("stride", 0),
+            add_special_tokens=given.pop("add_special_tokens", True),
+            is_split_into_words=given.pop("is_split_into_words", False),
+            pad_to_multiple_of=given.pop("pad_to_multiple_of", None),
+            return_tensors=given.pop("return_tensors", None),
+            token_type_ids="token_type_ids" in self.model_input_names if asked is None else bool(asked),
+            attention_mask="attention_mask" in self.model_input_names if mask is None else bool(mask),
+            overflowing_tokens=given.pop("return_overflowing_tokens", False),
+            special_tokens_mask=given.pop("return_special_tokens_mask", False),
+            offsets_mapping=given.pop("return_offsets_mapping", False),
+            length=given.pop("return_length", False),
+            asked_token_type_ids=asked,
+            verbose=given.pop("verbose", True),
+        )
+        given.pop("return_dict", None)
+        known = {name: given.pop(name) for name in (*self.TEXT_OPTIONS, "split_special_tokens") if name in given}
+        if given and self.FAST:
+            raise TypeError(f"{type(self).__name__} does not know the argument {', '.join(sorted(given))}")
+        if given:
+            logger.warning("%s does not know %s: ignored", type(self).__name__, ", ".join(sorted(given)))
+        if settings.padding != "do_not_pad" and self._special["pad_token"] is None:
+            raise InputError("padding was asked for, but the tokenizer has no pad_token: set tokenizer.pad_token")
+        return settings, known
+
+    # ---- the engine ------------------------------------------------------------------------------------------------
+    def _encode(
+        self, items: list[tuple[Any, Any]], options: Options, rest: dict[str, Any], single: bool
+    ) -> BatchEncoding:
+        texts: list[str] = []
+        shapes = [
+            (self._shape(a, options, texts), None if b is None else self._shape(b, options, texts)) for a, b in items
+        ]
+        ids_of = self._content(texts, **rest) if texts else []
+        sides = [(self._ids(a, ids_of), None if b is None else self._ids(b, ids_of)) for a, b in shapes]
+        plans = [self._plan(len(a), None if b is None else len(b), options) for a, b in sides]
+        details: list[tuple[Detail, Detail | None]] | None = None
+
+        def rows() -> list[Encoding]:
+            nonlocal details
+            if details is None:
+                done = self._details(texts, **rest)
+                details = [(_detail(a, done), None if b is None else _detail(b, done)) for a, b in shapes]
+            return self._encodings(details, plans, options)
+
+        known = all(shape[0] != "ids" for pair in shapes for shape in pair if shape is not None)
+        source: Callable[[], list[Encoding]] | None = rows if known else None
+        if options.offsets_mapping and source is None:
+            raise InputError("return_offsets_mapping needs texts; ids or tokens have no text to point into")
+        build = self._fast_rows if self.FAST else self._slow_rows
+        return build(sides, plans, options, single, source)
+
+    def _shape(self, value: Any, options: Options, texts: list[str]) -> tuple[Any, ...]:
+        """Where the ids of ``value`` will come from: texts ``start:end``, or the ids that it is already."""
+        start = len(texts)
+        if isinstance(value, str):
+            texts.append(value)
+            return ("text", start, start + 1)
+        if isinstance(value, list | tuple):
+            if options.is_split_into_words and all(isinstance(word, str) for word in value):
+                texts.extend(value)
+                return ("words", start, len(texts))
+            if len(value) and all(isinstance(token, str) for token in value):
+                return ("ids", [self.convert_tokens_to_ids(token) for token in value])
+            if len(value) and all(isinstance(token, int) and not isinstance(token, bool) for token in value):
+                return ("ids", list(value))
+        raise InputError(
+            f"input {value!r:.80} is {type(value).__name__}: a str, a list of str or a list of int is needed"
+        )
+
+    @staticmethod
+    def _ids(shape: tuple[Any, ...], ids_of: list[list[int]]) -> list[int]:
+        if shape[0] == "ids":
+            return shape[1]
+        rows = ids_of[shape[1] : shape[2]]
+        return rows[0] if len(rows) == 1 else [index for row in rows for index in row]
+
+    def _plan(self, first: int, second: int | None, options: Options) -> Plan:
+        added = self.TEMPLATE.added(second is not None) if options.add_special_tokens else 0
+        limit = options.max_length if options.truncation is not TruncationStrategy.DO_NOT_TRUNCATE else None
+        if not limit or first + (second or 0) + added <= limit:
+            return Plan((0, first), None if second is None else (0, second))
+        if self.FAST:
+            return fast_plan(first, second, limit - added, options.truncation, options.stride, self.truncation_side)
+        remove = first + (second or 0) + added - limit
+        return slow_plan(first, second, remove, options.truncation, options.stride, self.truncation_side)
+
+    def _special_ids(self) -> dict[str, int]:
+        names = {part for part in (*self.TEMPLATE.single, *self.TEMPLATE.pair) if isinstance(part, str)}
+        return {name: self.convert_tokens_to_ids(str(self._special[f"{name}_token"])) for name in names}
+
+    def _encodings(
+        self, details: list[tuple[Detail, Detail | None]], plans: list[Plan], options: Options
+    ) -> list[Encoding]:
+        special = {name: (str(self._special[f"{name}_token"]), index) for name, index in self._special_ids().items()}
+        rows: list[Encoding] = []
+        for (first, second), plan in zip(details, plans, strict=True):
+            windows = [(plan.first, plan.second), *plan.windows]
+            made = [self.TEMPLATE.encode(special, first, second, w, options.add_special_tokens) for w in windows]
+            made[0].overflowing = made[1:]
+            rows.extend(made if options.overflowing_tokens and self.FAST else made[:1])
+        length = padded_length([row.ids for row in rows], options)
+        if length is not None:
+            pad = (str(self.pad_token), self.pad_token_id, self.pad_token_type_id)
+            for row in rows:
+                pad_encoding(row, length, self.padding_side, pad)
+        return rows
+
+    def _fill(self) -> dict[str, Any]:
+        has_pad = self._special["pad_token"] is not None
+        return {
+            "input_ids": self.pad_token_id if has_pad else 0,
+            "attention_mask": 0,
+            "token_type_ids": self.pad_token_type_id,
+            "special_tokens_mask": 1,
+            "offset_mapping": (0, 0),
+        }
+
+    def _finish(self, data: dict[str, list[Any]], options: Options) -> None:
+        pad_rows(data, self._fill(), padded_length(data["input_ids"], options), self.padding_side)
+
+    # ---- decoding --------------------------------------------------------------------------------------------------
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **options: Any) -> list[str]:
+        return [self.decode(row, skip_special_tokens, **options) for row in sequences]
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Any,
+    ) -> str:
+        """The text of a row of ids; ``clean_up_tokenization_spaces`` takes away spaces before English punctuation."""
+        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        ids = [ids] if isinstance(ids, int) else [int(index) for index in ids]
+        text = self._decode(ids, skip_special_tokens, options.get("spaces_between_special_tokens", True))
+        cleanup = (
+            self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        )
+        return self.clean_up_tokenization(text) if cleanup else text
+
+    def _decode(self, ids: list[int], skip_special: bool, spaces: bool) -> str:
+        """The reference's Python rule: tokens added by the user stand apart from the text between them."""
+        special = set(self.all_special_tokens)
+        apart = set(self._encoder) - special
+        apart |= {t for t in self.additional_special_tokens if self.convert_tokens_to_ids(t) >= self.vocab_size}
+        texts: list[str] = []
+        run: list[str] = []
+        for token in [*self.convert_ids_to_tokens(ids, skip_special), None]:
+            if token is not None and token not in apart:
+                run.append(token)
+                continue
+            if run:
+                string = self.convert_tokens_to_string(run)
+                if string or token is None:
+                    texts.append(string)
+                run = []
+            if token is not None:
+                texts.append(token)
+        return (" " if spaces else "").join(texts)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        raise NotImplementedError
+
+    @staticmethod
+    def clean_up_tokenization(out_string: str) -> str:
+        for spaced, closed in _CLEANUP:
+            out_string = out_string.replace(spaced, closed)
+        return out_string
+
+    def _warn_length(self, length: int, options: Options) -> None:
+        if options.max_length is None and length > self.model_max_length and options.verbose:
+            logger.warning("a row has %d tokens, the model takes %d", length, self.model_max_length)
+
+
+def _detail(shape: tuple[Any, ...], done: Sequence[Detail]) -> Detail:
+    found = done[shape[1] : shape[2]]
+    return found[0] if shape[0] == "text" else Detail.of_words(found)
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    if not isinstance(value, list | tuple):
+        return False
+    if not value or isinstance(value[0], str):
+        return True
+    return isinstance(value[0], list | tuple) and (not value[0] or isinstance(value[0][0], str))

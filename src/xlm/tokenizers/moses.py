@@ -1,0 +1,228 @@
+"""Moses' punctuation normaliser and tokenizer, as XLM's models were trained with them.
+
+Written from the rules of ``normalize-punctuation.perl``, ``replace-unicode-punctuation.perl`` and ``tokenizer.perl``
+(statmt.org/moses) as sacremoses applies them; sacremoses is the oracle of the tests, quirks included. Every rule is a
+``(needed, pattern, replacement)``: text without one of the needed characters cannot match, and most text has none of them.
+Each function takes plain text, or :class:`Aligned` text and then keeps where every character came from.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from typing import Any, TypeVar
+
+from xlm.tokenizers.aligned import Aligned, join
+
+Text = TypeVar("Text", str, Aligned)
+Rule = tuple[str, re.Pattern[str], str]
+
+
+def plain(text: str | Aligned) -> str:
+    """The characters alone."""
+    return text if isinstance(text, str) else text.text
+
+
+def apply(text: Text, rules: Sequence[Rule]) -> Text:
+    """Apply the rules in order."""
+    for needed, pattern, replacement in rules:
+        if needed and not any(char in plain(text) for char in needed):
+            continue
+        text = pattern.sub(replacement, text) if isinstance(text, str) else text.sub(pattern, replacement)
+    return text
+
+
+def _rules(*given: tuple[str, str, str]) -> tuple[Rule, ...]:
+    return tuple((needed, re.compile(pattern), replacement) for needed, pattern, replacement in given)
+
+
+_NBSP = "\u00a0"
+
+# ---- replace-unicode-punctuation -------------------------------------------------------------------------------------
+_STOPS = _rules(("。", r"。\s*", ". "))
+_PUNCT = str.maketrans(
+    {
+        **dict(zip("，、∶：？）！（；～’━〈〉【】％", ",,::?)!(;~'-<>[]%", strict=True)),
+        **dict.fromkeys("”“《》」「", '"'),
+        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
+        "…": "...",
+    }
+)
+_WIDE_STOP = _rules(("．", r"．\s*", ". "))
+_ANY_PUNCT = re.compile("[" + "".join(map(re.escape, map(chr, _PUNCT))) + "]")
+
+
+def replace_unicode_punctuation(text: Text) -> Text:
+    """Full-width and typographic punctuation to ASCII."""
+    if plain(text).isascii():
+        return text
+    text = apply(text, _STOPS)
+    if isinstance(text, str):
+        text = text.translate(_PUNCT)
+    else:
+        text = text.sub(_ANY_PUNCT, lambda match: _PUNCT[ord(match.group())])
+    return apply(text, _WIDE_STOP)
+
+
+# ---- normalize-punctuation -------------------------------------------------------------------------------------------
+_SPACE = ("", r"  +", " ")
+_NORMALIZE = _rules(
+    ("\r", r"\r", ""), ("(", r"\(", " ("), (")", r"\)", ") "), _SPACE, (")", r"\) ([.!:?;,])", r")\1"), ("(", r"\( ", "("),
+    (")", r" \)", ")"), ("%", r"(\d) %", r"\1%"), (":", " :", ":"), (";", " ;", ";"), ("`", "`", "'"), ("'", "''", ' " '),
+    ("„“”", "[„“”]", '"'), ("–", "–", "-"), ("—", "—", " - "), _SPACE, ("´", "´", "'"),
+    ("‘", "([a-zA-Z])‘([a-zA-Z])", r"\1'\2"), ("’", "([a-zA-Z])’([a-zA-Z])", r"\1'\2"), ("‘‚’", "[‘‚’]", "'"),
+    ("'", "''", '"'), ("…", "…", "..."),
+    ("«", f"{_NBSP}«{_NBSP}", '"'), ("«", f"«{_NBSP}", '"'), ("«", "«", '"'),
+    ("»", f"{_NBSP}»{_NBSP}", '"'), ("»", f"{_NBSP}»", '"'), ("»", "»", '"'),
+    (_NBSP, f"{_NBSP}%", "%"), (_NBSP, f"nº{_NBSP}", "nº "), (_NBSP, f"{_NBSP}:", ":"), (_NBSP, f"{_NBSP}ºC", " ºC"),
+    (_NBSP, f"{_NBSP}cm", " cm"), (_NBSP, rf"{_NBSP}\?", "?"), (_NBSP, f"{_NBSP}!", "!"), (_NBSP, f"{_NBSP};", ";"),
+    (_NBSP, f",{_NBSP}", ", "), _SPACE,
+)  # fmt: skip
+_QUOTES = {
+    "en": _rules(('"', r'"([,.]+)', r'\1"')),
+    **dict.fromkeys(("de", "es", "fr"), _rules(('"', ',"', '",'), ('"', r'(\.+)"(\s*[^<])', r'"\1\2'))),
+}
+_THOUSANDS = _rules((_NBSP, rf"(\d){_NBSP}(\d)", r"\1,\2")), _rules((_NBSP, rf"(\d){_NBSP}(\d)", r"\1.\2"))
+
+
+def normalize_punctuation(text: Text, lang: str) -> Text:
+    """Spaces, quotes, dashes and number separators as the language has them."""
+    text = apply(text, _NORMALIZE)
+    text = apply(text, _QUOTES.get(lang, ()))
+    return apply(text, _THOUSANDS[lang not in ("de", "es", "cz", "cs", "fr")]).strip()
+
+
+# ---- the tokenizer ---------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=1)
+def _characters() -> dict[str, list[tuple[int, int]]]:
+    """The runs of code points of every class in ``characters.txt``."""
+    classes: dict[str, list[tuple[int, int]]] = {}
+    for line in resources.files("xlm.assets").joinpath("moses/characters.txt").read_text("utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        name, _, runs = line.partition(": ")
+        at, found = 0, []
+        for run in runs.split():
+            gap, _, extra = run.partition(".")
+            low = at + int(gap, 36)
+            at = low + (int(extra, 36) if extra else 0)
+            found.append((low, at))
+        classes[name] = found
+    return classes
+
+
+def _class(*names: str) -> str:
+    """The classes as the inside of brackets."""
+    runs = [run for name in names for run in _characters()[name]]
+    return "".join(f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in runs if high <= sys.maxunicode)
+
+
+@lru_cache(maxsize=1)
+def _prefixes() -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+    """``lang -> (abbreviations, those that hold before numbers only)``."""
+    found: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+    for line in resources.files("xlm.assets").joinpath("moses/prefixes.txt").read_text("utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        lang, _, words = line.partition(": ")
+        numeric = frozenset(word[:-1] for word in words.split() if word.endswith("#"))
+        found[lang] = frozenset(word for word in words.split() if not word.endswith("#")), numeric
+    return found
+
+
+_DOTS = re.compile(r"\.{2,}")
+_MARKER = re.compile("(?:DOT)+MULTI")
+_TO_ONE_SPACE: Rule = ("", re.compile(r"\s\s+|[^\S ]"), " ")
+_JUNK: Rule = ("", re.compile("[\x00-\x1f]"), "")
+_FINAL_QUOTE = _rules(("'", r"\.' ?$", " . ' "))
+
+
+class Tokenizer:
+    """Words of one language; without rules of its own a language has the English abbreviations."""
+
+    def __init__(self, lang: str) -> None:
+        extra = ("hangul",) if lang == "ko" else ()
+        alpha, number = _class("alpha", *extra), _class("number")
+        alnum = _class("alpha", "digit", *extra)
+        self._alpha = re.compile(f"[{alpha}]")
+        self._lower = re.compile(f"[{_class('lower')}]")
+        self._abbreviations, self._before_numbers = _prefixes().get(lang) or _prefixes()["en"]
+        # A newline counts as a number in the oracle's class; no newline is left when these rules run.
+        self._pad = _rules(("", rf"([^{alnum}\s.'`,\-])", r" \1 "))
+        self._commas = _rules(
+            (",", f"([^{number}\n])[,]", r"\1 , "),
+            (",", f"[,]([^{number}\n])", r" , \1"),
+            (",", f"([{number}\n])[,]$", r"\1 , "),
+        )
+        if lang == "en":
+            given = (
+                (f"([^{alpha}])[']([^{alpha}])", r"\1 ' \2"), (f"([^{alpha}{number}\n])[']([{alpha}])", r"\1 ' \2"),
+                (f"([{alpha}])[']([^{alpha}])", r"\1 ' \2"), (f"([{alpha}])[']([{alpha}])", r"\1 '\2"),
+                (f"([{number}\n])['](s)", r"\1 '\2"),
+            )  # fmt: skip
+        elif lang in ("fr", "it"):
+            given = (
+                (f"([^{alpha}])[']([^{alpha}])", r"\1 ' \2"), (f"([^{alpha}])[']([{alpha}])", r"\1 ' \2"),
+                (f"([{alpha}])[']([^{alpha}])", r"\1 ' \2"), (f"([{alpha}])[']([{alpha}])", r"\1' \2"),
+            )  # fmt: skip
+        else:
+            given = (("'", " ' "),)
+        self._apostrophes = _rules(*(("'", pattern, replacement) for pattern, replacement in given))
+
+    def words(self, text: Any) -> list[Any]:
+        """The words and punctuation marks of ``text``, nothing escaped."""
+        text = apply(text, (_TO_ONE_SPACE, _JUNK)).strip()
+        text = apply(text, self._pad)
+        dots = ".." in plain(text)
+        if dots:
+            size = len(plain(text))
+
+            def mark(match: re.Match[str]) -> str:
+                return f" {'DOT' * len(match.group())}MULTI{' ' if match.end() < size else ''}"
+
+            text = _DOTS.sub(mark, text) if isinstance(text, str) else text.sub(_DOTS, mark)
+        text = apply(apply(text, self._commas), self._apostrophes)
+        text = apply(self._full_stops(text), (_TO_ONE_SPACE,)).strip()
+        text = apply(text, _FINAL_QUOTE)
+        if "MULTI" in plain(text):
+
+            def restore(match: re.Match[str]) -> str:
+                return "." * ((len(match.group()) - 5) // 3)
+
+            text = _MARKER.sub(restore, text) if isinstance(text, str) else text.sub(_MARKER, restore)
+        return text.split() if isinstance(text, str) else text.words()
+
+    def _keeps_stop(self, prefix: str, following: str | None) -> bool:
+        """Whether the full stop after ``prefix`` belongs to it; ``following`` is the next word."""
+        if "." in prefix and self._alpha.search(prefix):
+            return True
+        if prefix in self._abbreviations and prefix not in self._before_numbers:
+            return True
+        if following is not None and self._lower.match(following):
+            return True
+        return prefix in self._before_numbers and following is not None and following[0] in "0123456789"
+
+    def _full_stops(self, text: Any) -> Any:
+        if "." not in plain(text):
+            return text
+        words: list[Any] = text.split() if isinstance(text, str) else text.words()
+        last = len(words) - 1
+        for index, word in enumerate(words):
+            string = plain(word)
+            if len(string) < 2 or not string.endswith("."):
+                continue
+            if not self._keeps_stop(string[:-1], plain(words[index + 1]) if index < last else None):
+                words[index] = f"{string[:-1]} ." if isinstance(word, str) else word.sub(_LAST_STOP, " .")
+        return " ".join(words) if isinstance(text, str) else join(words)
+
+
+_LAST_STOP = re.compile(r"\.$")
+
+
+@lru_cache(maxsize=32)
+def tokenizer(lang: str) -> Tokenizer:
+    """The tokenizer of a language, made once."""
+    return Tokenizer(lang)

@@ -1,0 +1,237 @@
+"""The name of XLM-R's compiled tokenizer: the same engine, and what that reference does differently, fact by fact.
+
+- Normalisation goes by grapheme cluster (:meth:`CharsMap.by_grapheme`); it is done in Python for the few texts where that
+  makes a difference, which one regular expression finds.
+- ``<mask>`` is looked for in the normalised text, and the white space before it belongs to it.
+- A token's span includes the white space before it, unless ``tokenizer.json`` splits at white space first.
+- Overflowing tokens become rows of their own; ids outside the vocabulary become None.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xlm.errors import InputError
+from xlm.tokenizers import fastfile
+from xlm.tokenizers.added import Segment
+from xlm.tokenizers.persist import FAST_FILE
+from xlm.tokenizers.rows import Detail
+from xlm.tokenizers.unigram import SPACE, clean
+from xlm.tokenizers.xlm_roberta import XLMRobertaTokenizer
+
+_SPACES = re.compile(" {2,}")
+
+
+class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
+    """See the module. Takes ``vocab_file``, ``tokenizer_file`` or both."""
+
+    FAST = True
+    slow_tokenizer_class = XLMRobertaTokenizer
+
+    def __init__(self, vocab_file: Any = None, tokenizer_file: Any = None, *args: Any, **options: Any) -> None:
+        super().__init__(vocab_file, *args, tokenizer_file=tokenizer_file, **options)
+
+    @property
+    def can_save_slow_tokenizer(self) -> bool:
+        return self.vocab_file is not None and os.path.isfile(self.vocab_file)
+
+    # ---- where the two references normalise differently ----------------------------------------------------------------
+    @cached_property
+    def _quirk(self) -> re.Pattern[str]:
+        """Finds the texts that must be normalised cluster by cluster."""
+        return quirk_pattern(self.engine)
+
+    def _suspects(self) -> str:
+        """Characters of which one must occur in a text that a token of the normalised text is found in."""
+        firsts = {token.content[:1] for token in self._decoder.values() if token.normalized and token.content}
+        if not firsts:
+            return ""
+        charsmap = self.engine.charsmap
+        codes = np.flatnonzero(charsmap.has_rule(np.arange(0x10000, dtype=np.uint32)))
+        mapped = {chr(c) for c in codes.tolist() if (charsmap.single(chr(c)) or "")[:1] in firsts}
+        return "".join(sorted(firsts | mapped))
+
+    def _needs_clusters(self, text: str) -> bool:
+        if self._splitter("normalized").may_split(text):
+            return True
+        if text.isascii():
+            return "\r\n" in text and self._quirk.search(text) is not None
+        if self._quirk.search(text) is not None:
+            return True
+        if "suspects" not in self._lists:
+            self._lists["suspects"] = self._suspects()
+        return any(char in text for char in self._lists["suspects"] if not char.isascii())
+
+    @cached_property
+    def _lists(self) -> dict[str, str]:
+        return {}
+
+    def _put(self, index: int, token: Any) -> None:
+        super()._put(index, token)
+        self.__dict__.pop("_lists", None)
+
+    def _raw_split(self, text: str, split_special: bool) -> list[Segment]:
+        if not text:
+            return []
+        if not split_special:
+            return self._splitter("raw").split(text)
+        # Splitting special tokens leaves the other added ones whole.
+        return [
+            s if s.token_id is None or not self._decoder[s.token_id].special else Segment(s.start, s.end)
+            for s in self._splitter("raw").split(text)
+        ]
+
+    def _content(self, texts: list[str], split_special_tokens: bool | None = None) -> list[list[int]]:
+        split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        raw = self._splitter("raw")
+        odd = [i for i, text in enumerate(texts) if raw.may_split(text) or self._needs_clusters(text)]
+        if not odd:
+            return self.engine.ids(texts)
+        chosen = set(odd)
+        rows = iter(self.engine.ids([text for i, text in enumerate(texts) if i not in chosen]))
+        slow = iter(self._details([texts[i] for i in odd], split_special_tokens=split_special))
+        return [next(slow).ids if i in chosen else next(rows) for i in range(len(texts))]
+
+    @property
+    def _trim(self) -> bool:
+        return self._fast_parts is not None and self._fast_parts.splits_whitespace
+
+    def _details(self, texts: list[str], split_special_tokens: bool | None = None) -> list[Detail]:
+        split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        segments = [self._raw_split(text, split_special) for text in texts]
+        self._split_special_now = split_special
+        return self._assemble(texts, segments, trim=self._trim)
+
+    def _raw_details(self, texts: list[str], trim: bool) -> list[Detail]:
+        odd = {i for i, text in enumerate(texts) if self._needs_clusters(text)}
+        plain = iter(super()._raw_details([text for i, text in enumerate(texts) if i not in odd], trim))
+        return [self._clusters(text, trim) if i in odd else next(plain) for i, text in enumerate(texts)]
+
+    def _clusters(self, text: str, trim: bool) -> Detail:
+        """One text as the compiled reference does it, normalised cluster by cluster."""
+        normal, starts, ends = self.engine.charsmap.by_grapheme(clean(text))
+        normal = normal.rstrip()
+        for match in reversed(list(_SPACES.finditer(normal))):
+            low, high = match.span()
+            normal = f"{normal[:low]}{SPACE}{normal[high:]}"
+            starts[low:high], ends[low:high] = [starts[high - 1]], [ends[high - 1]]
+        row = Detail([], [], [], [])
+        word = 0
+        for segment in self._splitter("normalized").split(normal):
+            part = normal[segment.start : segment.end]
+            low, high = starts[segment.start : segment.end], ends[segment.start : segment.end]
+            if segment.token_id is not None:
+                row.ids.append(segment.token_id)
+                row.tokens.append(part)
+                row.offsets.append((low[0], high[-1]))
+                row.words.append(word)
+                word += 1
+                continue
+            part = part.replace(" ", SPACE)
+            inserted = not part.startswith(SPACE)
+            if inserted:
+                part, low, high = SPACE + part, [low[0], *low], [high[0], *high]
+            ids, pieces = self.engine.encode_normalized(part)
+            at = 0
+            for index, piece in zip(ids, pieces, strict=True):
+                stop = at + len(piece)
+                begins = piece.startswith(SPACE)
+                if at and begins:
+                    word += 1
+                first = min(at + 1, len(low) - 1) if trim and begins and not (at == 0 and inserted and stop > 1) else at
+                row.ids.append(index)
+                row.tokens.append(piece)
+                row.offsets.append((low[first], high[stop - 1] if stop > first else low[first]))
+                row.words.append(word)
+                at = stop
+            word += 1
+        return row
+
+    # ---- decoding and files --------------------------------------------------------------------------------------------
+    def _decode(self, ids: list[int], skip_special: bool, spaces: bool) -> str:
+        special = {index for index, token in self._decoder.items() if token.special}
+        tokens = [self._token(index) for index in ids if not (skip_special and index in special)]
+        return self.convert_tokens_to_string([token for token in tokens if token is not None])
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        if not tokens:
+            return ""
+        return tokens[0].replace(SPACE, "") + "".join(tokens[1:]).replace(SPACE, " ")
+
+    def save_vocabulary(self, save_directory: Any, filename_prefix: str | None = None) -> tuple[str, ...]:
+        if not self.can_save_slow_tokenizer:
+            raise InputError(
+                "vocab_file is not there: this tokenizer was read from tokenizer.json alone; save_pretrained it"
+            )
+        return super().save_vocabulary(save_directory, filename_prefix)
+
+    def _save_vocabularies(self, folder: Path, prefix: str | None, legacy: bool | None) -> tuple[str, ...]:
+        written: tuple[str, ...] = ()
+        if legacy is not False and self.can_save_slow_tokenizer:
+            written = (*self.save_vocabulary(folder, prefix), self._save_added(folder, prefix))
+        if legacy is not True:
+            path = folder / f"{prefix + '-' if prefix else ''}{FAST_FILE}"
+            ids = {"</s>": self.convert_tokens_to_ids("</s>"), "<s>": self.convert_tokens_to_ids("<s>")}
+            pipeline = None if self._fast_parts is None else self._fast_parts.pipeline
+            fastfile.write(path, self.engine, self.added_tokens_decoder, pipeline, ids)
+            written = (*written, str(path))
+        return written
+
+
+def quirk_pattern(engine: Any) -> re.Pattern[str]:
+    """A pattern that is found in every text which the two references might normalise differently.
+
+    That takes a mark (or another extender of clusters) after a character with an entry of its own, or an entry of several
+    characters that spans a cluster of six bytes or only part of one, or a literal U+0085 at the end.
+    """
+    charsmap = engine.charsmap
+    codes = np.arange(0x10000, dtype=np.uint32)
+    ruled = charsmap.has_rule(codes)
+    extenders = _class(_extenders())
+    composing = _class(charsmap.followers[:0x10000] & _extenders() | _jamo())
+    has_rule = _class(ruled & ~_surrogates())
+    astral = "\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f\U000e0100-\U000e01ef"
+    parts = [
+        f"[{has_rule}][{extenders}{astral}]",
+        f"[{composing}][{extenders}{astral}]",
+        f"[\u0800-\uffff][{composing}]",
+        "[\u0600-\u0605\u06dd\u070f\u08e2\u0d4e]",
+        "\r\n",
+        "\x85\\s*$",
+        "\u2581",
+    ]
+    return re.compile("|".join(parts))
+
+
+def _surrogates() -> np.ndarray:
+    mask = np.zeros(0x10000, bool)
+    mask[0xD800:0xE000] = True
+    return mask
+
+
+def _jamo() -> np.ndarray:
+    mask = np.zeros(0x10000, bool)
+    mask[0x1160:0x1200] = True
+    mask[0xD7B0:0xD7FC] = True
+    return mask
+
+
+def _extenders() -> np.ndarray:
+    import unicodedata
+
+    mask = np.zeros(0x10000, bool)
+    mask[[c for c in range(0x300, 0x10000) if unicodedata.category(chr(c))[0] == "M"]] = True
+    mask[[0x200C, 0x200D, 0xFF9E, 0xFF9F]] = True
+    return mask | _jamo()
+
+
+def _class(mask: np.ndarray) -> str:
+    """The ranges of a character class."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return "".join(f"{re.escape(chr(low))}-{re.escape(chr(high - 1))}" for low, high in edges.reshape(-1, 2).tolist())

@@ -1,0 +1,76 @@
+"""XLM's words, language by language: Moses for most, another segmenter for Chinese, Japanese and Thai."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import unicodedata
+from functools import lru_cache
+from typing import Any
+
+from xlm.errors import MissingExtraError
+from xlm.tokenizers import moses
+from xlm.tokenizers.aligned import Aligned, join
+
+chain = join
+# Comma and cedilla below, breve, circumflex: Romanian as the models saw it.
+_ROMANIAN = str.maketrans("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi")
+
+
+def _package(name: str, lang: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(f"lang={lang!r}", name, lang) from error
+
+
+def printable(text: Any) -> Any:
+    """Without control, format, private, surrogate and unassigned characters; newlines and tabs are such."""
+    string = moses.plain(text)
+    if string.isprintable():
+        return text
+    if isinstance(text, str):
+        return "".join([char for char in text if unicodedata.category(char)[0] != "C"])
+    return text.keep(lambda char: unicodedata.category(char)[0] != "C")
+
+
+def pipeline(text: Any, lang: str) -> Any:
+    """Punctuation normalised, unprintable characters gone."""
+    return printable(moses.normalize_punctuation(moses.replace_unicode_punctuation(text), lang))
+
+
+@lru_cache(maxsize=1)
+def _kytea() -> Any:
+    package = _package("Mykytea", "ja")
+    model = os.environ.get("KYTEA_MODEL", os.path.expanduser("~/local/share/kytea/model.bin"))
+    return package.Mykytea(f"-model {model}")
+
+
+def _locate(text: Any, words: list[str]) -> list[Any]:
+    """Words that another package found, as stretches of ``text``; they come in order, white space between them may be lost."""
+    if isinstance(text, str):
+        return words
+    found: list[Any] = []
+    at = 0
+    for word in words:
+        begin = text.text.find(word, at)
+        begin = at if begin < 0 else begin
+        found.append(Aligned(word, text.spans[begin : begin + len(word)]))
+        at = begin + len(word)
+    return found
+
+
+def segmented(text: Any, lang: str) -> list[Any]:
+    """The words of ``text``; ``MissingExtraError`` names the extra that a language needs."""
+    if lang == "zh":
+        words = _locate(text, list(_package("jieba", "zh").cut(moses.plain(text))))
+        joined = pipeline(" ".join(words) if isinstance(text, str) else join(words), lang)
+        return joined.split() if isinstance(joined, str) else joined.words()
+    text = pipeline(text, lang)
+    if lang == "th":
+        return _locate(text, list(_package("pythainlp.tokenize", "th").word_tokenize(moses.plain(text))))
+    if lang == "ja":
+        return _locate(text, list(_kytea().getWS(moses.plain(text))))
+    if lang == "ro":
+        text = text.translate(_ROMANIAN) if isinstance(text, str) else text.each(lambda char: char.translate(_ROMANIAN))
+    return moses.tokenizer(lang).words(text)
