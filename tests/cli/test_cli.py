@@ -173,7 +173,7 @@ def test_embed_into_a_folder_that_is_not_there_is_an_error(run, tiny_model: Path
 def test_doctor_knows_the_machine(run) -> None:
     (facts,) = run("doctor", "--json").records
     assert facts["torch"]
-    assert set(facts["extras"]) == {"torch", "jax", "tf", "train", "serve", "export", "eval", "dev"}
+    assert {"torch", "jax", "tf", "train", "dev"} <= set(facts["extras"])
     assert "bundled model" in run("doctor").out
 
 
