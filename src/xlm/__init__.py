@@ -30,8 +30,13 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "XLMRobertaXLConfig",
     ),
     "xlm.tokenizers": (
+        "AddedToken",
         "AutoTokenizer",
+        "BatchEncoding",
+        "XLMTokenizer",
         "XLMRobertaTokenizer",
+        "XLMRobertaTokenizerFast",
+        "train_sentencepiece",
     ),
     "xlm.batches.batch": ("Batch",),
     "xlm.outputs": (
@@ -46,7 +51,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "MultipleChoiceModelOutput",
         "XLMForQuestionAnsweringOutput",
     ),
-    "xlm.backends.torch.pretrained": ("PreTrainedModel",),
+    "xlm.backends.torch.pretrained": ("PreTrainedModel", "load_reference_state_dict"),
     "xlm.backends.torch.models": (
         "XLMModel",
         "XLMWithLMHeadModel",

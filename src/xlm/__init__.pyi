@@ -27,6 +27,7 @@ from xlm.backends.torch.models import XLMRobertaXLForTokenClassification as XLMR
 from xlm.backends.torch.models import XLMRobertaXLModel as XLMRobertaXLModel
 from xlm.backends.torch.models import XLMWithLMHeadModel as XLMWithLMHeadModel
 from xlm.backends.torch.pretrained import PreTrainedModel as PreTrainedModel
+from xlm.backends.torch.pretrained import load_reference_state_dict as load_reference_state_dict
 from xlm.batches.batch import Batch as Batch
 from xlm.errors import CheckpointError as CheckpointError
 from xlm.errors import ConfigError as ConfigError
@@ -52,7 +53,12 @@ from xlm.outputs import QuestionAnsweringModelOutput as QuestionAnsweringModelOu
 from xlm.outputs import SequenceClassifierOutput as SequenceClassifierOutput
 from xlm.outputs import TokenClassifierOutput as TokenClassifierOutput
 from xlm.outputs import XLMForQuestionAnsweringOutput as XLMForQuestionAnsweringOutput
+from xlm.tokenizers import AddedToken as AddedToken
 from xlm.tokenizers import AutoTokenizer as AutoTokenizer
+from xlm.tokenizers import BatchEncoding as BatchEncoding
 from xlm.tokenizers import XLMRobertaTokenizer as XLMRobertaTokenizer
+from xlm.tokenizers import XLMRobertaTokenizerFast as XLMRobertaTokenizerFast
+from xlm.tokenizers import XLMTokenizer as XLMTokenizer
+from xlm.tokenizers import train_sentencepiece as train_sentencepiece
 
 __version__: str
