@@ -169,6 +169,14 @@ def test_bfloat16_is_close(tiny_model: Path, engine: xlm.Engine) -> None:
     assert cosines.min() > 0.99
 
 
+def test_int8_is_near(tiny_model: Path, engine: xlm.Engine) -> None:
+    small = xlm.load(tiny_model, dtype="int8", device="cpu")
+    cosines = (small.embed(TEXTS) * engine.embed(TEXTS)).sum(axis=1)
+    assert cosines.min() > 0.98
+    (answer,) = small.fill_mask(["hello <mask>"])
+    assert len(answer["masks"][0]) == 5
+
+
 def test_a_model_without_a_head_embeds_but_does_not_fill(tiny_model: Path, engine: xlm.Engine, tmp_path: Path) -> None:
     engine.model.roberta.save_pretrained(tmp_path)
     engine.tokenizer.save_pretrained(tmp_path)
@@ -179,7 +187,7 @@ def test_a_model_without_a_head_embeds_but_does_not_fill(tiny_model: Path, engin
 
 
 def test_unknown_dtype_and_device_are_named(tiny_model: Path) -> None:
-    with pytest.raises(xlm.ConfigError, match="dtype is 'float99': it must be one of float32, bfloat16"):
+    with pytest.raises(xlm.ConfigError, match="dtype is 'float99': it must be one of float32, bfloat16, int8"):
         xlm.load(tiny_model, dtype="float99")
     with pytest.raises(xlm.ConfigError, match="device is 'toaster': not usable here"):
         xlm.load(tiny_model, device="toaster")
