@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("embed", "Use a model"),
     "pretrain": ("pretrain", "Make a model"),
     "tokenizer": ("tokenizer", "Make a model"),
+    "convert": ("convert", "Look at checkpoints and convert them"),
+    "inspect": ("inspect", "Look at checkpoints and convert them"),
     "doctor": ("doctor", "About this installation"),
     "version": ("version", "About this installation"),
 }

@@ -1,0 +1,285 @@
+"""What a checkpoint is, and the same checkpoint in another layout, whatever wrote it; no framework is needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xlm.atomic import make_folder, write_json, write_text
+from xlm.checkpoints.checkpoint import Checkpoint, Stored
+from xlm.checkpoints.dtypes import is_float
+from xlm.checkpoints.expected import expected_shapes
+from xlm.checkpoints.files import open_checkpoint
+from xlm.checkpoints.published import PREFIX, to_ours, to_theirs
+from xlm.checkpoints.report import Report, fit, modern_name
+from xlm.checkpoints.writer import save_safetensors
+from xlm.errors import CheckpointError, InputError
+from xlm.families.config import PretrainedConfig, read_json
+from xlm.families.registry import FAMILIES, Family, family_of
+
+LAYOUTS = ("transformers", "fairseq")
+# The files of a tokenizer, which go wherever the weights go.
+TOKENIZER_FILES = (
+    *("sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "dict.txt"),
+)
+_WORDS = PREFIX + "embeddings.word_embeddings.weight"
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+# Copies of other tensors where the model ties them, dropped when they agree.
+_TIED = {"lm_head.decoder.weight": _WORDS, "lm_head.decoder.bias": "lm_head.bias"}
+
+
+@dataclass
+class Opened:
+    """A checkpoint with its config: tensors under our full names, and what does not fit the model it claims to be."""
+
+    checkpoint: Checkpoint
+    config: PretrainedConfig
+    family: Family
+    tensors: dict[str, Stored]
+    report: Report
+    folder: Path
+    notes: list[str]
+
+
+def open_model(path: str | os.PathLike[str]) -> Opened:
+    """Open a folder or a file of weights with its config, whichever program wrote them.
+
+    Raises:
+        CheckpointError: no weights, damaged or unsafe files, or nothing that says what the model is.
+        ConfigError: the config is not valid.
+    """
+    path = Path(path)
+    checkpoint = open_checkpoint(path)
+    folder = path if path.is_dir() else path.parent
+    notes: list[str] = []
+    config = _config(checkpoint, folder, notes)
+    family = family_of(config)
+    tensors: dict[str, Stored] = {}
+    unknown = list(checkpoint.extras.get("unread", []))
+    for name, stored in checkpoint.entries.items():
+        ours = to_ours(family, name)
+        if ours is not None:
+            tensors[ours] = stored
+        elif modern_name(name) is not None:
+            unknown.append(name)
+    report = _report(checkpoint, config, tensors)
+    report.unexpected += unknown
+    return Opened(checkpoint, config, family, tensors, report, folder, notes)
+
+
+def _config(checkpoint: Checkpoint, folder: Path, notes: list[str]) -> PretrainedConfig:
+    file = folder / "config.json"
+    if file.is_file():
+        data = read_json(file)
+    elif "config" in checkpoint.extras:
+        data = dict(checkpoint.extras["config"])
+    else:
+        raise CheckpointError(f"{folder}: has weights but no config.json that says what they are")
+    found, told = _family_by_names(checkpoint), data.get("model_type")
+    if found is not None and told != found:
+        # Files made by converters before the XL family had a name of its own say xlm-roberta.
+        notes.append(f"config.json says model_type {told!r}; the tensors are those of {found!r}")
+        data["model_type"] = found
+    if data.get("model_type") not in FAMILIES:
+        raise CheckpointError(
+            f"{file}: model_type={data.get('model_type')!r}: this library has {', '.join(sorted(FAMILIES))}"
+        )
+    return family_of(data["model_type"]).config_class.from_dict(data)
+
+
+def _family_by_names(checkpoint: Checkpoint) -> str | None:
+    """The family whose table knows the most tensors, if it knows any of the layers."""
+    scores = {}
+    for model_type, family in FAMILIES.items():
+        known = [to_ours(family, name) for name in checkpoint.entries]
+        if any(name is not None and ".layer." in name for name in known):
+            scores[model_type] = sum(name is not None for name in known)
+    # XL's table differs from XLM-R's by the names of its norms, so the better fit is the right one.
+    return max(scores, key=lambda key: scores[key]) if scores else None
+
+
+def _report(checkpoint: Checkpoint, config: PretrainedConfig, tensors: dict[str, Stored]) -> Report:
+    wanted = expected_shapes(config)
+    found = {name: stored.shape for name, stored in tensors.items()}
+    conflicts = []
+    for copy, original in _TIED.items():
+        if copy in found and copy not in wanted and original in wanted:
+            if original in found and not _equal(tensors[copy], tensors[original]):
+                conflicts.append(f"{copy} differs from {original}; the former is used")
+            found.setdefault(original, found[copy])
+            del found[copy]
+    _, report = fit(found, wanted, prefix=PREFIX, source=str(checkpoint.path))
+    report.conflicts = conflicts
+    return report
+
+
+def _equal(one: Stored, two: Stored) -> bool:
+    return one.shape == two.shape and bool(np.array_equal(one.read(), two.read()))
+
+
+def inspect(path: str | os.PathLike[str], *, values: bool = False) -> dict[str, Any]:
+    """What a checkpoint is, as plain data: family, sizes, languages, types, files, and the report of what does not fit.
+
+    Args:
+        path: a folder or a file of weights.
+        values: also read every tensor and name those with NaN or infinite values.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is damaged or unsafe.
+        ConfigError: its config is not valid.
+    """
+    opened = open_model(path)
+    config, spec = opened.config, opened.family.spec(opened.config)
+    if values:
+        opened.report.nonfinite = opened.checkpoint.nonfinite()
+    types: dict[str, int] = {}
+    for stored in opened.checkpoint.entries.values():
+        types[stored.dtype.name] = types.get(stored.dtype.name, 0) + int(np.prod(stored.shape, dtype=np.int64))
+    wanted = expected_shapes(config)
+    return {
+        "path": str(path),
+        "format": opened.checkpoint.format,
+        "family": opened.family.model_type,
+        "architecture": next(iter(config.architectures or ()), None),
+        "files": [str(file) for file in opened.checkpoint.files],
+        "bytes": opened.checkpoint.nbytes,
+        "tensors": len(opened.checkpoint),
+        "parameters": sum(int(np.prod(shape, dtype=np.int64)) for shape in wanted.values()),
+        "dtypes": dict(sorted(types.items())),
+        "sizes": {
+            "vocabulary": spec.vocab_size,
+            "hidden": spec.hidden_size,
+            "layers": spec.num_layers,
+            "heads": spec.num_heads,
+            "feed_forward": spec.intermediate_size,
+            "tokens": spec.max_tokens,
+        },
+        "languages": languages_of(config),
+        "labels": dict(config.id2label) if "Classification" in str(config.architectures) else {},
+        "tokenizer": [name for name in TOKENIZER_FILES if (opened.folder / name).is_file()],
+        "notes": opened.notes,
+        "report": opened.report.to_dict(),
+        "fits": not opened.report,
+    }
+
+
+def languages_of(config: Any) -> list[str]:
+    """The languages that a config names, in the order of their ids."""
+    ids = getattr(config, "lang2id", None)
+    if isinstance(ids, Mapping) and all(isinstance(i, int) for i in ids.values()):
+        return sorted(ids, key=lambda name: ids[name])
+    listed = getattr(config, "languages", None)
+    return [str(name) for name in listed] if isinstance(listed, list | tuple) else []
+
+
+def convert(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    to: str = "transformers",
+    dtype: str | None = None,
+    max_shard_size: int | str = "5GB",
+) -> Report:
+    """Write a checkpoint in another layout; the layout of ``src`` is found out.
+
+    Args:
+        src: a folder or file: transformers (PyTorch, TensorFlow, Flax), fairseq XLM-R, or original XLM.
+        dst: the folder to write.
+        to: ``transformers``: ``config.json`` and safetensors; ``fairseq``: ``model.pt`` and ``dict.txt``.
+        dtype: float32, bfloat16, float16 or float64; ``None`` keeps each tensor's.
+        max_shard_size: of the safetensors files.
+
+    Returns:
+        The report of what did not fit the model; missing tensors are no report but an error.
+
+    Raises:
+        InputError: an option is unknown, or the family has no such layout.
+        CheckpointError: ``src`` is no checkpoint, or lacks tensors of its model.
+        OutputError: ``dst`` cannot be written; what was there is intact.
+    """
+    if to not in LAYOUTS:
+        raise InputError(f"to={to!r}: must be one of {', '.join(LAYOUTS)}")
+    if dtype is not None and dtype not in _DTYPES:
+        raise InputError(f"dtype={dtype!r}: must be one of {', '.join(_DTYPES)}")
+    opened = open_model(src)
+    # An encoder without its pooler, and a head without its bias copies, are whole.
+    missing = [name for name in opened.report.missing if not name.startswith(PREFIX + "pooler.")]
+    if missing or opened.report.mismatched:
+        raise CheckpointError(str(opened.report))
+    tensors = _untied(opened, dtype)
+    folder = make_folder(dst, "dst")
+    if to == "fairseq":
+        if opened.family.model_type not in ("xlm-roberta", "xlm-roberta-xl"):
+            raise InputError(f"to='fairseq': {opened.family.model_type} models have no fairseq layout")
+        from xlm.checkpoints.foreign.fairseq_out import VOCABULARY, save_fairseq
+
+        vocabulary = opened.folder / VOCABULARY
+        save_fairseq(folder, opened.config, tensors, vocabulary if vocabulary.is_file() else None)
+        return opened.report
+    _save(opened, tensors, folder, dtype, max_shard_size)
+    return opened.report
+
+
+def _untied(opened: Opened, dtype: str | None) -> dict[str, Stored]:
+    """The model's tensors, each once: of tied copies the one that a loader would have used."""
+    wanted = expected_shapes(opened.config)
+    tensors = dict(opened.tensors)
+    for copy, original in _TIED.items():
+        if copy in tensors and copy not in wanted and original in wanted:
+            tensors[original] = tensors.pop(copy)
+    if dtype is None:
+        return tensors
+    kind = _numpy(dtype)
+    return {name: stored.cast(kind) if is_float(stored.dtype) else stored for name, stored in tensors.items()}
+
+
+def _numpy(name: str) -> np.dtype:
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def _save(opened: Opened, tensors: dict[str, Stored], folder: Path, dtype: str | None, limit: int | str) -> None:
+    config, family = opened.config, opened.family
+    base = str(next(iter(config.architectures or ()), "Model")).removeprefix(family.class_prefix) == "Model"
+    named = {}
+    for name, stored in tensors.items():
+        if base and not name.startswith(PREFIX):
+            continue  # an encoder's file holds no head
+        named[to_theirs(family, name).removeprefix(family.theirs_prefix + ".") if base else to_theirs(family, name)] = (
+            stored
+        )
+    kinds = {stored.dtype.name for stored in tensors.values()}
+    config.torch_dtype = dtype or (kinds.pop() if len(kinds) == 1 else None)
+    text = config.to_json_string()
+    save_safetensors(folder, named, {"format": "pt"}, limit)
+    write_text(folder / "config.json", text)
+    for name in TOKENIZER_FILES:
+        source = opened.folder / name
+        if source.is_file() and source.resolve() != (folder / name).resolve() and name != "dict.txt":
+            shutil.copyfile(source, folder / name)
+    extras = opened.checkpoint.extras
+    if extras.get("vocabulary"):
+        write_json(folder / "vocab.json", extras["vocabulary"])
+        settings = dict(extras.get("tokenizer", {}))
+        settings |= {key: getattr(config, key) for key in ("lang2id", "id2lang") if hasattr(config, key)}
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": family.tokenizer_class, **settings})
+        _copy_codes(opened, folder)
+
+
+def _copy_codes(opened: Opened, folder: Path) -> None:
+    """The merges of an original XLM model lie beside it in a file of codes; without it no text can be split."""
+    codes = [file for file in sorted(opened.folder.iterdir()) if file.is_file() and file.name.startswith("codes")]
+    if len(codes) == 1:
+        shutil.copyfile(codes[0], folder / "merges.txt")
+    elif not (folder / "merges.txt").is_file():
+        opened.report.initialised.append(
+            f"merges.txt: put the model's codes file into {folder} under this name ({len(codes)} found beside the model)"
+        )
