@@ -25,6 +25,8 @@ class Family:
         head_names: name table of the heads' tensors.
         pooler: whether the family has a pooler at all.
         token_loss_masks_padding: whether token classification counts labels only where the attention mask is 1.
+        special_ids: config key of each special token's id -> its kind (``pad``, ``bos``, ``eos``).
+        language_count: config key of the number of languages, where models have language embeddings.
         published: names of the published checkpoints with their config overrides.
         tokenizer_class: the name of the family's tokenizer class.
     """
@@ -39,6 +41,8 @@ class Family:
     tokenizer_class: str
     pooler: bool = True
     token_loss_masks_padding: bool = False
+    special_ids: dict[str, str] = field(default_factory=dict)
+    language_count: str | None = None
     published: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

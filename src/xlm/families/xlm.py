@@ -198,6 +198,14 @@ FAMILY = register(
         head_names=HEAD_NAMES,
         tokenizer_class="XLMTokenizer",
         pooler=False,
+        special_ids={
+            "pad_index": "pad",
+            "bos_index": "bos",
+            "eos_index": "eos",
+            "pad_token_id": "pad",
+            "bos_token_id": "bos",
+        },
+        language_count="n_langs",
         published={
             "FacebookAI/xlm-mlm-en-2048": {"vocab_size": 30145},
             "FacebookAI/xlm-mlm-ende-1024": {**_1024, "vocab_size": 64699, **_languages("de", "en")},

@@ -179,6 +179,7 @@ FAMILY = register(
         encoder_names=ENCODER_NAMES,
         head_names=HEAD_NAMES,
         tokenizer_class="XLMRobertaTokenizer",
+        special_ids={"pad_token_id": "pad", "bos_token_id": "bos", "eos_token_id": "eos"},
         published={
             "FacebookAI/xlm-roberta-base": _PUBLISHED,
             "FacebookAI/xlm-roberta-large": {

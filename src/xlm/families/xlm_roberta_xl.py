@@ -66,6 +66,7 @@ FAMILY = register(
         encoder_names=ENCODER_NAMES,
         head_names=xlm_roberta.HEAD_NAMES,
         tokenizer_class="XLMRobertaTokenizer",
+        special_ids={"pad_token_id": "pad", "bos_token_id": "bos", "eos_token_id": "eos"},
         token_loss_masks_padding=True,
         published={
             "facebook/xlm-roberta-xl": {},
