@@ -41,7 +41,9 @@ def test_lines_end_at_newlines_only_and_marks_are_dropped(tmp_path: Path) -> Non
 def test_invalid_utf8_names_file_line_and_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"fine\nb\xffad\n")
-    with pytest.raises(DataError, match=r"a\.txt:2: invalid UTF-8: byte 0xff at byte 1 of the line, byte 6 of the text"):
+    with pytest.raises(
+        DataError, match=r"a\.txt:2: invalid UTF-8: byte 0xff at byte 1 of the line, byte 6 of the text"
+    ):
         list(read_lines(path))
 
 

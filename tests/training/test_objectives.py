@@ -83,7 +83,9 @@ def test_pairs_are_pooled_and_scored_as_documented(builder: StepBuilder, tiny_mo
 
 def test_a_step_is_a_function_of_its_cursor(builder: StepBuilder) -> None:
     for first, second in zip(steps(builder, 8), steps(builder, 8), strict=True):
-        assert all((a.ids == b.ids).all() and (a.positions == b.positions).all() for a, b in zip(first, second, strict=True))
+        assert all(
+            (a.ids == b.ids).all() and (a.positions == b.positions).all() for a, b in zip(first, second, strict=True)
+        )
     lengths = [{length for m in step if m.objective == "mlm" for length in m.lengths} for step in steps(builder, 8)]
     assert lengths == [{32}] * 4 + [{48}] * 4
 

@@ -17,10 +17,11 @@ import torch
 import xlm
 from xlm.errors import CheckpointError, ConfigError, OutputError
 from xlm.training import pretrain as loop
-from xlm.training import state
+from xlm.training import state, trainer
 from xlm.training.files import run_lock
-from xlm.training.pretrain import EXIT_STOPPED, NonFiniteLoss, pretrain
+from xlm.training.pretrain import EXIT_STOPPED, pretrain
 from xlm.training.recipe import load_recipe
+from xlm.training.trainer import NonFiniteLoss
 
 Toy = Callable[..., Path]
 
@@ -60,7 +61,7 @@ def test_a_run_learns_and_leaves_a_model_that_loads(toy: Toy, tmp_path: Path) ->
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     train, valid = ([r for r in records if r["kind"] == kind] for kind in ("train", "valid"))
     assert train[-1]["loss_mlm"] < train[0]["loss_mlm"] - 1.5
-    assert valid[-1]["loss"] < valid[-1]["unigram_loss"] + 0.3 and len(valid) == 3
+    assert valid[-1]["loss"] < valid[0]["loss"] < 6.4 and len(valid) == 3
     assert 0 < outcome.retrieval["sw"] <= 1
     assert {"loss_mlm", "loss_tlm", "loss_contrastive", "loss_mlm_pairs", "tokens_per_second"} <= train[-1].keys()
     assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
@@ -117,7 +118,7 @@ def test_a_schedule_of_minutes_ends_on_time(toy: Toy) -> None:
 def test_another_recipe_does_not_resume_and_fresh_sets_aside(toy: Toy, tmp_path: Path) -> None:
     path = toy()
     run(path, "schedule.steps=3")
-    with pytest.raises(ConfigError, match="belongs to another recipe"):
+    with pytest.raises(ConfigError, match=r"belongs to another recipe \(schedule.steps was 3, is 4\)"):
         run(path, "schedule.steps=4")
     outcome = run(path, "schedule.steps=4", resume=False)
     assert outcome.step == 4
@@ -141,13 +142,13 @@ def test_a_second_writer_is_refused_at_once(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_a_non_finite_loss_stops_before_the_update(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, real, calls = toy(), loop.masked_loss, []
+    path, real, calls = toy(), trainer.masked_loss, []
 
     def poisoned(model, states, micro, scale):
         calls.append(micro)
         return real(model, states * float("nan") if len(calls) > 12 else states, micro, scale)
 
-    monkeypatch.setattr(loop, "masked_loss", poisoned)
+    monkeypatch.setattr(trainer, "masked_loss", poisoned)
     with pytest.raises(NonFiniteLoss, match=r"step \d+: gradient is nan, .*stopped before the update.*languages"):
         run(path, "every.checkpoint=1")
     (dump,) = (tmp_path / "run").glob("nonfinite-step-*.json")
@@ -196,3 +197,38 @@ def test_the_other_families_train_too(toy: Toy, family: str) -> None:
     changes = {"model__config": config, "model__family": family, "objectives__tlm__reset_positions": True}
     outcome = run(toy(**changes, data__first_token="eos", masking__selection="xlm"), "schedule.steps=2")
     assert outcome.finished
+
+
+@pytest.mark.filterwarnings("ignore:.*without is_decoder=True")
+@pytest.mark.parametrize("family", ["xlm", "xlm-roberta"])
+def test_causal_models_learn_the_next_token(toy: Toy, tmp_path: Path, family: str) -> None:
+    config = {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64}
+    changes = {"model__config": config} if family == "xlm" else {}
+    path = toy(objectives={"clm": {}}, model__family=family, optimizer__learning_rate=1e-2, **changes)
+    assert run(path, "schedule.steps=30", "gradient_checkpointing=true" if family != "xlm" else "seed=1").finished
+    train = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [r["loss_clm"] for r in train if r["kind"] == "train"]
+    assert losses[-1] < losses[0] - 1
+    with pytest.raises(ConfigError, match="sees both sides"):
+        run(path, "model.config.is_decoder=false", "model.config.causal=false", output=tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(toy: Toy, tmp_path: Path) -> None:
+    path = toy(model__config__hidden_dropout_prob=0.0, model__config__attention_probs_dropout_prob=0.0)
+    changes = ["schedule.steps=4", "objectives.contrastive=null"]
+    run(path, *changes, output=tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xlm.cli"]
+    command += ["pretrain", str(path), "-o", str(tmp_path / "two"), *(x for c in changes for x in ("--set", c))]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        xlm.XLMRobertaForMaskedLM.from_pretrained(tmp_path / name / "model").state_dict() for name in ("one", "two")
+    )
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=2e-5, msg=name)
+    records = [json.loads((tmp_path / x / "metrics.jsonl").read_text().splitlines()[-2]) for x in ("one", "two")]
+    assert records[0]["loss_mlm"] == pytest.approx(records[1]["loss_mlm"], rel=1e-4)
+    assert records[0]["tokens"] == records[1]["tokens"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import yaml
 
 from xlm.errors import ConfigError
 from xlm.training.optim import rate_factor
-from xlm.training.recipe import Schedule, load_recipe
+from xlm.training.recipe import Schedule, changed_fields, load_recipe
 
 GOOD = {
     "tokenizer": "tok",
@@ -42,7 +44,10 @@ def test_yaml_reads_no_as_false_and_the_recipe_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("optimizer.learning_rat=1", r"optimizer\.learning_rat = 1 is not a known field .*did you mean 'learning_rate'"),
+        (
+            "optimizer.learning_rat=1",
+            r"optimizer\.learning_rat = 1 is not a known field .*did you mean 'learning_rate'",
+        ),
         ("optimizer.learning_rate=fast", r"optimizer\.learning_rate = 'fast': it must be a finite number"),
         ("optimizer.learning_rate=-1", r"optimizer\.learning_rate = -1\.0: it must be greater than 0"),
         ("optimizer.learning_rate=.inf", r"it must be a finite number"),
@@ -53,13 +58,14 @@ def test_yaml_reads_no_as_false_and_the_recipe_says_so(tmp_path: Path) -> None:
         ("batch.phases=[{length: 64, until: 0.5}]", r"the last must be 1\.0"),
         ("batch.tokens=64", r"batch\.tokens = 64: it must hold at least one sequence of 128"),
         ("precision=fp8", r"precision = 'fp8': it must be one of auto, fp32, bf16"),
-        ("objectives={}", r"at least one of mlm, tlm, contrastive"),
+        ("objectives={}", r"at least one of mlm, tlm, contrastive, clm"),
         ("data.text=null", r"data\.text is missing"),
         ("schedule={}", r"exactly one must be given"),
         ("schedule={steps: 5, minutes: 3}", r"exactly one must be given"),
         ("schedule={steps: 10, warmup: 11}", r"exceed the run"),
         ("schedule={minutes: 10, warmup: 11}", r"fractions below 1"),
         ("objectives.contrastive={alone: true}", r"leaves no step"),
+        ("objectives.clm={}", r"clm trains a causal model"),
         ("data=5", r"data is 5: it must be a mapping"),
         ("nonsense", r"--set 'nonsense': it must read field\.field=value"),
         ("tokenizer.x=1", r"tokenizer is 'tok', not a mapping"),
@@ -80,11 +86,16 @@ def test_missing_fields_and_files_are_named(tmp_path: Path) -> None:
         load_recipe(tmp_path / "broken.yaml")
 
 
-def test_the_fingerprint_ignores_where_and_how_long(tmp_path: Path) -> None:
+def test_what_may_change_on_resume_and_what_may_not(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    first = load_recipe(path).fingerprint
-    assert load_recipe(path, ["max_minutes=5", "every.log=3", "device=cpu"], "elsewhere").fingerprint == first
-    assert load_recipe(path, ["seed=2"]).fingerprint != first
+    before = json.loads(json.dumps(dataclasses.asdict(load_recipe(path))))
+    free = ["max_minutes=5", "every.log=3", "device=cpu", "data.cache=x", "gradient_checkpointing=true"]
+    assert changed_fields(before, load_recipe(path, free, "elsewhere")) == []
+    changed = changed_fields(before, load_recipe(path, ["seed=2", "optimizer.betas=[0.9, 0.95]"]))
+    assert changed == ["optimizer.betas was [0.9, 0.98], is [0.9, 0.95]", "seed was 1, is 2"]
+    del before["optimizer"]["eps"], before["precision"]  # written before these fields existed
+    assert changed_fields(before, load_recipe(path)) == []
+    assert changed_fields(before, load_recipe(path, ["precision=bf16"])) == ["precision was auto, is bf16"]
 
 
 def test_rates_warm_up_hold_and_decay() -> None:

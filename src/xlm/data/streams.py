@@ -1,7 +1,7 @@
 """Endless, random-access streams of training rows: row i is a pure function of the stores, the options and the seed.
 
-Each language's rows are taken in epochs: every epoch cuts the text at another place and visits its blocks in another order, and
-uses every block exactly once before the next epoch begins.
+Each language's rows are taken in epochs: every epoch cuts the text at another place, visits its blocks in another order,
+and uses every block exactly once before the next epoch begins.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class _Epochs:
 class BlockStream:
     """Monolingual rows: ``<s>`` and then up to ``length - 1`` tokens, sentences separated by ``</s>``.
 
-    ``rows(start, count)`` gives ``[(language index, ids)]``. With ``mode="stream"`` every row has exactly ``length`` tokens (if
-    the language has so many), with ``"complete"`` rows hold whole sentences and are at most that long.
+    ``rows(start, count)`` gives ``[(language index, ids)]``. With ``mode="stream"`` every row has exactly ``length`` tokens
+    (if the language has so many), with ``"complete"`` rows hold whole sentences and are at most that long.
     """
 
     def __init__(

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from xlm.batches.batch import Batch
 from xlm.batches.packing import sequence_ids
 from xlm.families.spec import EncoderSpec
+from xlm.training.fused import linear_cross_entropy
 from xlm.training.steps import MicroBatch
 
 LOGIT_ELEMENTS = 1 << 26  # logits held at a time: 256 MiB in fp32
@@ -48,7 +49,7 @@ def to_batch(micro: MicroBatch, spec: EncoderSpec, device: torch.device) -> Batc
 def masked_loss(model: Any, states_NH: Tensor, micro: MicroBatch, scale: float) -> tuple[Tensor, Result]:
     """Cross-entropy of the masked tokens, back-propagated through the head into its ``.grad``, times ``scale``.
 
-    The head runs chunk by chunk, each with its own backward into a leaf that stands for the rows. What remains to be
+    The head runs chunk by chunk, forward and backward, from a leaf that stands for the rows. What remains to be
     back-propagated through the encoder is the returned scalar, whose gradient is the leaf's: the same numbers as one big
     backward, without its memory.
     """
@@ -57,18 +58,39 @@ def masked_loss(model: Any, states_NH: Tensor, micro: MicroBatch, scale: float) 
     targets = torch.from_numpy(micro.targets).to(device)
     rows_MH = states_NH.index_select(0, positions)
     leaf_MH = rows_MH.detach().requires_grad_()
-    loss = torch.zeros((), device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
     size = max(LOGIT_ELEMENTS // int(model.config.vocab_size), 1)
+    decoder = model.get_output_embeddings()
+    if isinstance(decoder, nn.Linear) and hasattr(model.lm_head, "features"):
+        features_MH = model.lm_head.features(leaf_MH)
+        if torch.is_autocast_enabled(device.type):
+            features_MH = features_MH.to(torch.get_autocast_dtype(device.type))
+        with torch.autocast(device.type, enabled=False):
+            loss, correct, gradient_MH = linear_cross_entropy(
+                features_MH.detach(), targets, decoder.weight, decoder.bias, scale, size
+            )
+        if features_MH is not leaf_MH:
+            features_MH.backward(gradient_MH)
+            assert leaf_MH.grad is not None
+            gradient_MH = leaf_MH.grad
+    else:
+        loss, correct = _chunked_loss(model, leaf_MH, targets, scale, size)
+        assert leaf_MH.grad is not None
+        gradient_MH = leaf_MH.grad
+    result = Result(float(loss), int(correct), len(micro.targets))
+    return (rows_MH.float() * gradient_MH.float()).sum(), result
+
+
+def _chunked_loss(model: Any, leaf_MH: Tensor, targets: Tensor, scale: float, size: int) -> tuple[Tensor, Tensor]:
+    """For heads that are more than one matrix (adaptive softmax): loss and hits; gradients by autograd, chunk by chunk."""
+    loss = torch.zeros((), device=leaf_MH.device)
+    correct = torch.zeros((), dtype=torch.int64, device=leaf_MH.device)
     for chunk_CH, wanted in zip(leaf_MH.split(size), targets.split(size), strict=True):
         logits_CV = model.lm_logits(chunk_CH).float()
         part = functional.cross_entropy(logits_CV, wanted, reduction="sum")
         correct += (logits_CV.detach().argmax(-1) == wanted).sum()
         loss += part.detach()
         (part * scale).backward()
-    result = Result(float(loss), int(correct), len(micro.targets))
-    assert leaf_MH.grad is not None
-    return (rows_MH.float() * leaf_MH.grad.float()).sum(), result
+    return loss, correct
 
 
 def mean_pool(states_NH: Tensor, lengths: list[int]) -> Tensor:

@@ -6,9 +6,8 @@ Input paths are relative to the recipe's folder, the output folder to the curren
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +76,14 @@ class Tlm:
 
 
 @dataclass(frozen=True)
+class Clm:
+    """Causal language modelling: every token from those before it. It needs a causal model: no mixture with the others."""
+
+    share: float = bounded(1.0, above=0.0)
+    weight: float = bounded(1.0, above=0.0)
+
+
+@dataclass(frozen=True)
 class Contrastive:
     """InfoNCE over mean-pooled states: each text must find its translation among those of the batch, both ways.
 
@@ -103,6 +110,7 @@ class Objectives:
     mlm: Mlm | None = None
     tlm: Tlm | None = None
     contrastive: Contrastive | None = None
+    clm: Clm | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +191,7 @@ class Recipe:
     init: dict[str, Any] = field(default_factory=dict)  # how new weights begin, see ``xlm.training.init``
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the machine computes in it, else fp32
     device: str = "auto"
+    gradient_checkpointing: bool = False  # states of the layers are computed again for backward: less memory, more time
     threads: int | None = bounded(None, low=1)
     max_minutes: float | None = bounded(
         None, above=0.0
@@ -194,16 +203,37 @@ class Recipe:
         path = Path(text).expanduser()
         return path if path.is_absolute() else Path(self.base) / path
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of all that decides the weights; a run resumes only under the same one. Where and how long to run is
-        left out.
-        """
-        values = dataclasses.asdict(self)
-        for name in ("output", "device", "threads", "max_minutes", "base", "every"):
-            del values[name]
-        del values["data"]["cache"]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+# Where, how long and how loudly a run computes: what may change when it is resumed.
+FREE_FIELDS = ("output", "device", "threads", "max_minutes", "base", "every", "gradient_checkpointing", "data.cache")
+
+
+def changed_fields(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """``field was X, is Y`` for every field that decides the weights and differs from the values of an earlier ``Recipe``."""
+    changes: list[str] = []
+
+    def compare(old: Any, new: Any, path: str) -> None:
+        if path in FREE_FIELDS:
+            return
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            for name in {**new, **old}:
+                compare(old.get(name), new.get(name), f"{path}.{name}".lstrip("."))
+        elif old != new:
+            changes.append(f"{path} was {old}, is {new}")
+
+    current = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    compare(_with_defaults(before, current), current, "")
+    return changes
+
+
+def _with_defaults(before: Mapping[str, Any], current: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Earlier values, completed: a field that did not exist when they were written had its default's effect."""
+    defaults = json.loads(json.dumps(dataclasses.asdict(Recipe("", Data(), Objectives()))))
+    filled = {name: before.get(name, defaults.get(name)) for name in current}
+    for name, value in filled.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping):
+            filled[name] = {**defaults[name], **value}
+    return filled
 
 
 def load_recipe(path: str | Path, assignments: Sequence[str] = (), output: str | None = None) -> Recipe:
@@ -232,10 +262,12 @@ def load_recipe(path: str | Path, assignments: Sequence[str] = (), output: str |
 def check_recipe(recipe: Recipe) -> None:
     """The rules between fields."""
     objectives, data = recipe.objectives, recipe.data
-    if not (objectives.mlm or objectives.tlm or objectives.contrastive):
-        raise ConfigError("objectives is empty: at least one of mlm, tlm, contrastive must be given")
-    if objectives.mlm and not data.text:
-        raise ConfigError("data.text is missing: the objective mlm needs monolingual text")
+    if not (objectives.mlm or objectives.tlm or objectives.contrastive or objectives.clm):
+        raise ConfigError("objectives is empty: at least one of mlm, tlm, contrastive, clm must be given")
+    if objectives.clm and (objectives.mlm or objectives.tlm or objectives.contrastive):
+        raise ConfigError("objectives: clm trains a causal model, which mlm, tlm and contrastive cannot share")
+    if (objectives.mlm or objectives.clm) and not data.text:
+        raise ConfigError("data.text is missing: the objectives mlm and clm need monolingual text")
     if (objectives.tlm or objectives.contrastive) and not data.pairs:
         raise ConfigError("data.pairs is missing: the objectives tlm and contrastive need translation pairs")
     if abs(sum(recipe.masking.shares) - 1.0) > 1e-6 or min(recipe.masking.shares) < 0:

@@ -25,8 +25,8 @@ log = logging.getLogger("xlm.training")
 class Reporter:
     """Collects records (dicts with ``step`` and ``kind``: ``train`` or ``valid``) and shows them on stderr."""
 
-    def __init__(self, output: Path, start_step: int, quiet: bool = False) -> None:
-        self.output, self._quiet = output, quiet
+    def __init__(self, output: Path, start_step: int, quiet: bool = False, writes: bool = True) -> None:
+        self.output, self._quiet, self._writes = output, quiet, writes
         self.console = Console(stderr=True, highlight=False)
         self.records = read_records(output / "metrics.jsonl", start_step)
         self._broken: set[str] = set()
@@ -40,7 +40,7 @@ class Reporter:
             self._status = None
 
     def _try(self, name: str, call, *arguments: Any) -> None:
-        if name in self._broken:
+        if name in self._broken or not self._writes:
             return
         try:
             call(*arguments)
@@ -173,7 +173,8 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
     if valid:
         top.plot([r["step"] for r in valid], [r["loss"] for r in valid], "k.-", label="held-out text")
     top.set_ylabel("loss (nats)")
-    top.legend()
+    if names or valid:
+        top.legend()
     top.grid(alpha=0.3)
     bottom.plot([r["step"] for r in train], [r["tokens_per_second"] for r in train], linewidth=0.8)
     bottom.set_ylabel("tokens/s")

@@ -1,7 +1,7 @@
 """Checkpoints of a run: complete folders ``checkpoints/step-N``, found, verified, written and pruned.
 
 A folder holds ``model/`` (``save_pretrained`` and the tokenizer: usable as it is), ``optimizer.pt`` (tensors only, by
-parameter name), ``state.json`` (the data's cursor, counters, the recipe's fingerprint) and ``manifest.json`` with
+parameter name), ``state.json`` (the data's cursor and counters) and ``manifest.json`` with
 every file's sha256. No generator state is stored: all randomness is keyed by seed and step.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from xlm.data.vocabulary import TOKENIZER_FILES
-from xlm.errors import CheckpointError, ConfigError
+from xlm.errors import CheckpointError
 from xlm.training.files import atomic_folder, verify_folder
 from xlm.training.steps import Cursor
 
@@ -33,6 +33,7 @@ class Progress:
     cursor: Cursor = dataclasses.field(default_factory=Cursor)
     tokens: int = 0
     seconds: float = 0.0
+    world: int = 1  # processes that computed it
 
 
 def checkpoint_folders(output: Path) -> list[Path]:
@@ -49,7 +50,6 @@ def save_checkpoint(
     model: Any,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
-    fingerprint: str,
     tokenizer: Path | None,
     keep: int,
 ) -> Path:
@@ -58,7 +58,7 @@ def save_checkpoint(
     with atomic_folder(folder) as temporary:
         save_model(temporary / "model", model, tokenizer)
         torch.save(optimizer_tensors(model, optimizer), temporary / "optimizer.pt")
-        state = {"format": FORMAT, "recipe": fingerprint, "torch": torch.__version__, **dataclasses.asdict(progress)}
+        state = {"format": FORMAT, "torch": torch.__version__, **dataclasses.asdict(progress)}
         (temporary / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
     for old in checkpoint_folders(output)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -75,10 +75,10 @@ def save_model(folder: Path, model: Any, tokenizer: Path | None) -> None:
             shutil.copyfile(tokenizer / name, folder / name)
 
 
-def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, fingerprint: str) -> Progress:
+def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:
     """Verify ``folder`` and restore model, optimizer and progress from it, bit for bit.
 
-    Raises ``CheckpointError`` for a damaged checkpoint, ``ConfigError`` when it belongs to another recipe.
+    Raises ``CheckpointError`` for a damaged checkpoint.
     """
     try:
         verify_folder(folder)
@@ -91,18 +91,13 @@ def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, 
             else "; there is no other checkpoint: --fresh begins anew"
         )
         raise CheckpointError(f"{error}{advice}") from error
-    if state["recipe"] != fingerprint:
-        raise ConfigError(
-            f"{folder} belongs to another recipe (fingerprint {state['recipe']}, this one has {fingerprint}): "
-            "restore the recipe, choose another output folder, or begin anew with --fresh"
-        )
     loaded = type(model).from_pretrained(folder / "model")
     source = dict(loaded.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(source[name])
     restore_optimizer(model, optimizer, torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
-    return Progress(Cursor(**state["cursor"]), state["tokens"], state["seconds"])
+    return Progress(Cursor(**state["cursor"]), state["tokens"], state["seconds"], state.get("world", 1))
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
@@ -120,6 +115,5 @@ def restore_optimizer(
             raise CheckpointError(f"optimizer.pt: state of {name!r}, a parameter the model does not have")
         device = parameters[name].device
         optimizer.state[parameters[name]] = {
-            key: value.to(device) if isinstance(value, torch.Tensor) and value.ndim else value
-            for key, value in state.items()
+            key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in state.items()
         }

@@ -115,7 +115,8 @@ class StepBuilder:
 
     def _step_sizes(self, phase: Phase) -> tuple[int, int]:
         """Monolingual rows and TLM pairs of a step in ``phase``."""
-        mlm, tlm, tokens = self.recipe.objectives.mlm, self.recipe.objectives.tlm, self.recipe.batch.tokens
+        objectives, tokens = self.recipe.objectives, self.recipe.batch.tokens
+        mlm, tlm = objectives.mlm or objectives.clm, objectives.tlm
         shares = sum(objective.share for objective in (mlm, tlm) if objective)
         rows = max(round(tokens * mlm.share / shares / phase.length), 1) if mlm else 0
         if not tlm or not self._tlm:
@@ -154,7 +155,8 @@ class StepBuilder:
         jobs: list[_Job] = []
         if self._has_others(contrastive):
             rows, pairs = self._sizes[cursor.phase]
-            jobs += _cut("mlm", cursor.rows, rows, max(micro // length, 1))
+            text = "clm" if self.recipe.objectives.clm else "mlm"
+            jobs += _cut(text, cursor.rows, rows, max(micro // length, 1))
             jobs += _cut("tlm", cursor.tlm, pairs, max(pairs * micro // tokens, 1))
         if contrastive and (options := self.recipe.objectives.contrastive):
             # One forward a rank: the wrong answers are those of the same rank.
@@ -165,12 +167,13 @@ class StepBuilder:
     def _make(self, job: _Job, cursor: Cursor) -> MicroBatch:
         phase = self.recipe.batch.phases[cursor.phase]
         rng = keyed(self.recipe.seed, job.objective, cursor.step, job.index)
-        if job.objective == "mlm":
+        if job.objective in ("mlm", "clm"):
             stream = self._stream(cursor.phase, phase.length)
-            rows = stream.rows(job.start, job.count)
-            return self._masked(
-                "mlm", [ids for _, ids in rows], [stream.languages[i] for i, _ in rows], rng, self.recipe.masking.rate
-            )
+            drawn = stream.rows(job.start, job.count)
+            rows, names = [ids for _, ids in drawn], [stream.languages[language] for language, _ in drawn]
+            if job.objective == "clm":
+                return self._next_tokens(rows, names)
+            return self._masked("mlm", rows, names, rng, self.recipe.masking.rate)
         if job.objective == "tlm":
             return self._make_tlm(job, phase.length, rng)
         return self._make_contrastive(job, rng)
@@ -222,6 +225,13 @@ class StepBuilder:
         duplicates = _equal(texts) | _equal(translations)
         np.fill_diagonal(duplicates, False)
         return replace(made, pairs=Pairs(place[: len(pairs)], place[len(pairs) :], duplicates))
+
+    def _next_tokens(self, rows: Sequence[Ids], names: Sequence[str]) -> MicroBatch:
+        """Every token but the first of a row is to be predicted, at the place before it."""
+        made = self._masked("clm", rows, names, np.random.default_rng(0), 0.0)
+        last = np.cumsum(made.lengths) - 1
+        positions = np.setdiff1d(np.arange(len(made.ids)), last)
+        return replace(made, positions=positions, targets=made.ids[positions + 1])
 
     def _masked(
         self, objective: str, rows: Sequence[Ids], names: Sequence[str], rng: np.random.Generator, rate: float

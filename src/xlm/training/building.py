@@ -1,0 +1,119 @@
+"""A recipe's parts: its token stores and its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xlm.backends.torch.auto import AutoModelForCausalLM, AutoModelForMaskedLM
+from xlm.data.corpus import open_stores
+from xlm.data.random import torch_seed
+from xlm.data.store import Part, TokenStore
+from xlm.data.vocabulary import Vocabulary
+from xlm.errors import ConfigError
+from xlm.families.registry import family_of
+from xlm.training.init import initialize
+from xlm.training.recipe import Recipe
+
+Stores = dict[str, TokenStore]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Stores by language: what is trained on, and what is held out."""
+
+    texts: Stores
+    pairs: Stores
+    valid: Stores
+    held_out: Stores
+
+    def __str__(self) -> str:
+        tokens = sum(len(store.tokens) for store in self.texts.values())
+        pairs = sum(len(store) // 2 for store in self.pairs.values())
+        return f"{tokens:,} tokens of text in {len(self.texts)} languages, {pairs:,} pairs in {len(self.pairs)}"
+
+
+def open_corpus(recipe: Recipe, vocabulary: Vocabulary, output: Path, tell: Callable[[str], None]) -> Corpus:
+    """Open or build all token stores of a recipe."""
+    data, objectives = recipe.data, recipe.objectives
+    cache = recipe.path(data.cache) if data.cache else output / "tokens"
+
+    def stores(pattern: str | None, part: Part, required: bool, wanted: object = True) -> Stores:
+        if not pattern or not wanted:
+            return {}
+        held_out = data.held_out if part != "text" else 0.0
+        return open_stores(
+            str(recipe.path(pattern)),
+            data.languages,
+            vocabulary,
+            cache,
+            part,
+            limit=data.limit,
+            held_out=held_out,
+            required=required,
+            tell=tell,
+        )
+
+    return Corpus(
+        texts=stores(data.text, "text", True, objectives.mlm or objectives.clm),
+        pairs=stores(data.pairs, "pairs", False, objectives.tlm or objectives.contrastive),
+        valid=stores(data.valid, "text", False),
+        held_out=stores(data.pairs, "held-out pairs", False, data.held_out),
+    )
+
+
+def make_model(
+    recipe: Recipe, vocabulary: Vocabulary, corpus: Corpus, languages: int, probabilities: dict[str, float], fresh: bool
+) -> Any:
+    """The recipe's model on the CPU: new (initialised if ``fresh``; otherwise a checkpoint will fill it) or from a folder.
+
+    Raises ``ConfigError`` when vocabulary, lengths or objectives do not fit it.
+    """
+    torch.manual_seed(torch_seed(recipe.seed, "init"))
+    auto = AutoModelForCausalLM if recipe.objectives.clm else AutoModelForMaskedLM
+    if recipe.model.path:
+        model = auto.from_pretrained(recipe.path(recipe.model.path))
+        rows = model.config.vocab_size
+        if rows < vocabulary.size:
+            raise ConfigError(
+                f"model.path: vocab_size is {rows}, the tokenizer has {vocabulary.size} tokens: at least as many are needed"
+            )
+    else:
+        family = family_of(recipe.model.family)
+        given = recipe.model.config
+        ids = {"pad_token_id": vocabulary.pad_id, "bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id}
+        values: dict[str, Any] = {"vocab_size": vocabulary.size, **ids}
+        if family.model_type == "xlm":  # its config has names of its own for these
+            values |= {
+                "pad_index": vocabulary.pad_id,
+                "n_langs": languages,
+                "causal": recipe.objectives.clm is not None,
+            }
+        elif recipe.objectives.clm:
+            values["is_decoder"] = True
+        model = auto.from_config(family.config_class(**values | given))
+        if fresh:
+            initialize(
+                model,
+                recipe.init,
+                text=corpus.texts,
+                pairs=corpus.pairs,
+                probabilities=probabilities,
+                seed=recipe.seed,
+            )
+    longest = max(phase.length for phase in recipe.batch.phases)
+    if longest > model.spec.max_tokens:
+        raise ConfigError(
+            f"batch.phases: length {longest}, but the model has positions for {model.spec.max_tokens} tokens"
+        )
+    causal = bool(model.spec.is_decoder or model.spec.causal_only)
+    if causal != (recipe.objectives.clm is not None):
+        what = "sees the past only" if causal else "sees both sides"
+        raise ConfigError(
+            f"objectives: the model {what}: clm needs a causal model, mlm, tlm and contrastive the other kind"
+        )
+    return model

@@ -1,0 +1,124 @@
+"""One optimizer step: forward and backward of its micro-batches, sum over processes, check, clip, update."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlm.data.random import torch_seed
+from xlm.errors import XLMError
+from xlm.training.files import write_text_atomic
+from xlm.training.fused import accumulate_embeddings
+from xlm.training.objectives import Result, contrastive_loss, masked_loss, to_batch
+from xlm.training.optim import build_optimizer, clip_gradients, gradient_norm, set_rate
+from xlm.training.recipe import Recipe
+from xlm.training.runtime import Processes
+from xlm.training.steps import MicroBatch
+
+
+class NonFiniteLoss(XLMError, ArithmeticError):
+    """A loss or gradient is not finite; the weights were not updated, and the batch was written to a file."""
+
+
+class Trainer:
+    """A model and its optimizer. The losses are called ``mlm``, ``tlm``, ``clm``, ``contrastive``, and ``mlm_pairs``: the
+    masked tokens of contrastive batches."""
+
+    def __init__(
+        self, recipe: Recipe, model: Any, device: torch.device, bf16: bool, group: Processes, dump_folder: Path
+    ) -> None:
+        self.recipe, self.model, self.device, self.bf16, self.group = recipe, model, device, bf16, group
+        self._dump_folder = dump_folder
+        if recipe.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        if device.type == "cpu":
+            accumulate_embeddings(model)
+        self._words = model.get_input_embeddings().weight
+        self.optimizer = build_optimizer(model, recipe.optimizer)
+        objectives = recipe.objectives
+        self._weights = {name: part.weight for name in ("mlm", "tlm", "clm") if (part := getattr(objectives, name))}
+        if objectives.contrastive:
+            self._weights["contrastive"] = objectives.contrastive.mlm_weight
+
+    def step(self, number: int, rate: float, micros: Sequence[MicroBatch]) -> dict[str, float]:
+        """Step ``number`` at learning rate ``rate``. Returns losses, hits and the gradient's norm over all processes.
+
+        Raises ``NonFiniteLoss`` before the update.
+        """
+        torch.manual_seed(torch_seed(self.recipe.seed, "step", number, self.group.rank))
+        names = [*self._weights]
+        mine = [sum(len(micro.targets) for micro in micros if micro.objective == name) for name in names]
+        targets = dict(zip(names, self.group.sum(mine), strict=True))
+        results: dict[str, list[Result]] = defaultdict(list)
+        for micro in micros:
+            for name, result in self._backward(micro, targets[micro.objective]):
+                results[name].append(result)
+        parameters = list(self.model.parameters())
+        self.group.sum_gradients(parameters)
+        norm = gradient_norm(parameters)
+        record = {"gradient": float(norm), **self._summary(results)}
+        if bad := [name for name, value in record.items() if not math.isfinite(value)]:
+            self._refuse(number, bad, record, micros)
+        if self.recipe.optimizer.clip is not None:
+            clip_gradients(parameters, norm, self.recipe.optimizer.clip)
+        set_rate(self.optimizer, rate)
+        self.optimizer.step()
+        for parameter in parameters:
+            if parameter is self._words and parameter.grad is not None and self.device.type == "cpu":
+                parameter.grad.zero_()  # by far the largest: clearing it is cheaper than new pages every step
+            else:
+                parameter.grad = None
+        return record
+
+    def _backward(self, micro: MicroBatch, targets: float) -> list[tuple[str, Result]]:
+        contrastive = self.recipe.objectives.contrastive
+        losses: list[Tensor] = []
+        results: list[tuple[str, Result]] = []
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            states_NH = self.model.states(to_batch(micro, self.model.spec, self.device))
+            if len(micro.targets):
+                loss, result = masked_loss(self.model, states_NH, micro, self._weights[micro.objective] / targets)
+                losses.append(loss)
+                results.append(("mlm_pairs" if micro.pairs else micro.objective, result))
+            if micro.pairs and contrastive:
+                loss, result = contrastive_loss(states_NH, micro, contrastive.temperature)
+                losses.append(loss * (contrastive.weight / (result.count * self.group.world)))
+                results.append(("contrastive", result))
+        if losses:
+            torch.stack(losses).sum().backward()
+        return results
+
+    def _summary(self, results: dict[str, list[Result]]) -> dict[str, float]:
+        names = [*self._weights, "mlm_pairs"]
+        flat = [
+            sum(getattr(r, field) for r in results[name]) for name in names for field in ("loss", "correct", "count")
+        ]
+        summed = self.group.sum(flat)
+        record: dict[str, float] = {}
+        for i, name in enumerate(names):
+            loss, correct, count = summed[3 * i : 3 * i + 3]
+            if count:
+                record |= {f"loss_{name}": loss / count, f"top1_{name}": correct / count}
+        return record
+
+    def _refuse(self, step: int, bad: list[str], record: dict[str, float], micros: Sequence[MicroBatch]) -> None:
+        path = self._dump_folder / f"nonfinite-step-{step}-rank-{self.group.rank}.json"
+        dump = [
+            {"objective": m.objective, "languages": m.row_languages, "lengths": m.lengths, "ids": m.ids.tolist()}
+            for m in micros
+        ]
+        values = {name: str(value) for name, value in record.items()}
+        write_text_atomic(path, json.dumps({"step": step, "values": values, "micro_batches": dump}))
+        languages = ", ".join(sorted({name for m in micros for name in m.row_languages}))
+        raise NonFiniteLoss(
+            f"step {step}: {', '.join(f'{name} is {record[name]}' for name in bad)}: stopped before the update. "
+            f"The batch (seed {self.recipe.seed}, languages {languages}) is in {path}; the last checkpoint is intact: "
+            "lower optimizer.learning_rate"
+        )
