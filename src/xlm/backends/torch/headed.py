@@ -81,7 +81,10 @@ def count_choices(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> int
     Raises:
         InputError: neither is given, or it has other axes.
     """
-    for name, value, axes in (("input_ids", input_ids, "sequence"), ("inputs_embeds", inputs_embeds, "sequence, hidden")):
+    for name, value, axes in (
+        ("input_ids", input_ids, "sequence"),
+        ("inputs_embeds", inputs_embeds, "sequence, hidden"),
+    ):
         if value is not None:
             if value.ndim != 3 + (name == "inputs_embeds"):
                 raise InputError(f"{name} of shape {tuple(value.shape)}: must be (batch, choices, {axes})")
