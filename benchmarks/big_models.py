@@ -1,6 +1,6 @@
 """Load and run XL-sized checkpoints, ours beside transformers, each in a process of its own.
 
-    python benchmarks/big_models.py write xl FOLDER             random bf16 weights of the real size, shard by shard (7 GB; xxl 21.5 GB)
+    python benchmarks/big_models.py write xl FOLDER             random bf16 weights, shard by shard (7 GB; xxl: 21.5 GB)
     python benchmarks/big_models.py run ENGINE FOLDER           ENGINE: transformers | bf16 | int8 | disk
     python benchmarks/big_models.py compare FOLDER [ENGINE...]  all in turn, as a table
 
