@@ -15,15 +15,22 @@ from typing import Any
 from xlm.errors import CheckpointError, InputError
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
-# What this library can read; weights in the order of preference, the first kind a repository has is fetched alone.
+# What this library can read; weights in the order of preference: the first kind that a repository has is fetched alone.
 SIDE_FILES = ("*.json", "*.model", "*.txt", "*.md", "*.bpe", "*.codes", "*.vocab")
 WEIGHTS = (
-    ("*.safetensors", "*.safetensors.index.json"),
-    ("pytorch_model*.bin", "pytorch_model*.bin.index.json"),
-    ("*.pt", "*.pth"),
-    ("flax_model*.msgpack", "flax_model*.msgpack.index.json"),
-    ("tf_model*.h5", "tf_model*.h5.index.json"),
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin",),
+    ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+    ("tf_model.h5",),
+    ("tf_model.h5.index.json", "tf_model-*-of-*.h5"),
+    ("flax_model.msgpack",),
+    ("flax_model.msgpack.index.json", "flax_model-*-of-*.msgpack"),
+    ("model.pt",),
+    ("*.pth",),
 )
+# Folders of further modules of a sentence encoder, whose settings are small.
+_MODULES = "[0-9]_*/*.json"
 
 
 def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def resolve(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
-    local_files_only: bool = False,
+    local_files_only: bool | None = None,
     force_download: bool = False,
     subfolder: str = "",
     allow_patterns: Sequence[str] | None = None,
@@ -52,7 +59,7 @@ def resolve(
         revision: branch, tag or commit on the hub.
         cache_dir: where downloads are kept instead of ``HF_HOME``.
         token: of the hub; ``None``: the one logged in with.
-        local_files_only: never ask the network.
+        local_files_only: never ask the network; ``HF_HUB_OFFLINE=1`` says the same for all.
         force_download: fetch again what is in the cache.
         subfolder: the checkpoint's folder inside the repository.
         allow_patterns: fetch only files like these; ``None``: one kind of weights and the small files beside them.
@@ -62,14 +69,22 @@ def resolve(
     """
     name = os.fspath(path_or_name)
     path = Path(name).expanduser()
+    inner = Path(subfolder)
+    if inner.is_absolute() or ".." in inner.parts:
+        raise InputError(f"subfolder={subfolder!r}: must be a folder inside the checkpoint's")
     if path.exists():
-        return path / subfolder if subfolder else path
-    if not _is_repo_id(name):
+        folder = path / inner
+    elif _is_repo_id(name):
+        prefix = f"{inner.as_posix()}/" if inner.parts else ""
+        patterns = None if allow_patterns is None else [prefix + pattern for pattern in allow_patterns]
+        folder = (
+            _Download(name, revision, cache_dir, token, prefix).fetch(patterns, bool(local_files_only), force_download)
+            / inner
+        )
+    else:
         raise CheckpointError(f"{name!r}: no such folder, and not a hub name of the form 'owner/name'")
-    folder = _download(name, revision, cache_dir, token, local_files_only, force_download, allow_patterns)
-    folder = folder / subfolder if subfolder else folder
-    if not folder.is_dir():
-        raise CheckpointError(f"{name}: the repository has no folder {subfolder!r}")
+    if not folder.exists():
+        raise CheckpointError(f"{name}: has no folder {subfolder!r}")
     return folder
 
 
@@ -84,46 +99,79 @@ def _is_repo_id(name: str) -> bool:
     return not name.startswith((".", "/", "~"))
 
 
-def _download(
-    name: str,
-    revision: str | None,
-    cache_dir: Any,
-    token: Any,
-    local_files_only: bool,
-    force: bool,
-    patterns: Sequence[str] | None,
-) -> Path:
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
+class _Download:
+    """One repository at one revision, and how to get its files into the cache."""
 
-    offline = local_files_only or constants.is_offline_mode()
-    where = f"{name}@{revision}" if revision else name
-    cache = Path(cache_dir or constants.HF_HUB_CACHE)
-    options: dict[str, Any] = {"revision": revision, "cache_dir": cache, "token": token}
-    try:
-        if offline:
-            return Path(snapshot_download(name, local_files_only=True, **options))
-        if patterns is None:
-            files = HfApi(token=token).list_repo_files(name, revision=revision)
-            patterns = wanted_files(files)
-        return Path(snapshot_download(name, allow_patterns=list(patterns), force_download=force, **options))
-    except errors.GatedRepoError as error:
-        raise CheckpointError(f"{where}: access to this repository must be granted; log in or set HF_TOKEN") from error
-    except errors.RevisionNotFoundError as error:
-        raise CheckpointError(f"{name}: the repository has no revision {revision!r}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{where}: no such folder here, and no such repository on {constants.ENDPOINT} "
-            "(a private one needs HF_TOKEN)"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        why = "offline" if offline else "the hub cannot be reached"
-        raise CheckpointError(
-            f"{where}: {why}, and not in the cache {cache}; with a connection run  hf download {name}  first"
-        ) from error
-    except PermissionError as error:
-        raise CheckpointError(f"{cache}: cannot be written ({error.strerror}); set HF_HOME or cache_dir") from error
-    except (_transport_error(), errors.HfHubHTTPError, errors.OfflineModeIsEnabled, ConnectionError) as error:
-        return _cached(name, options, where, error)
+    def __init__(self, name: str, revision: str | None, cache_dir: Any, token: Any, prefix: str) -> None:
+        from huggingface_hub import constants
+
+        self.name, self.revision, self.token, self.prefix = name, revision, token, prefix
+        self.cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+        self.where = f"{name}@{revision}" if revision else name
+
+    def fetch(self, patterns: Sequence[str] | None, local_files_only: bool, force: bool) -> Path:
+        """The snapshot's folder, with the files that match, or one kind of weights and the small files beside it."""
+        from huggingface_hub import HfApi, constants, errors, snapshot_download
+
+        if local_files_only or constants.is_offline_mode():
+            return self._cached(patterns, "offline")
+        try:
+            if patterns is None:
+                files = HfApi(token=self.token).list_repo_files(self.name, revision=self.revision)
+                patterns = wanted_files(files, self.prefix)
+            return Path(
+                snapshot_download(
+                    self.name,
+                    revision=self.revision,
+                    cache_dir=self.cache,
+                    token=self.token,
+                    allow_patterns=list(patterns),
+                    force_download=force,
+                )
+            )
+        except errors.GatedRepoError as error:
+            raise CheckpointError(
+                f"{self.where}: access must be granted by its owner; log in or set HF_TOKEN"
+            ) from error
+        except errors.RevisionNotFoundError as error:
+            raise CheckpointError(f"{self.name}: the repository has no revision {self.revision!r}") from error
+        except errors.RepositoryNotFoundError as error:
+            raise CheckpointError(
+                f"{self.where}: no such folder here, and no such repository on {constants.ENDPOINT} "
+                "(a private one needs HF_TOKEN)"
+            ) from error
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            # What was fetched before can be read from a cache that cannot be written.
+            why = f"the cache {self.cache} cannot be written ({error.strerror}); set HF_HOME or cache_dir"
+            return self._cached(patterns, why, error)
+        except (
+            _transport_error(),
+            errors.LocalEntryNotFoundError,
+            errors.OfflineModeIsEnabled,
+            ConnectionError,
+        ) as error:
+            return self._cached(patterns, f"the hub {constants.ENDPOINT} cannot be reached", error)
+
+    def _cached(self, patterns: Sequence[str] | None, why: str, cause: Exception | None = None) -> Path:
+        """What an earlier download left; nothing is asked of the network."""
+        from huggingface_hub import errors, snapshot_download
+
+        folder = None
+        try:
+            folder = Path(
+                snapshot_download(self.name, revision=self.revision, cache_dir=self.cache, local_files_only=True)
+            )
+        except errors.IncompleteSnapshotError as error:
+            folder = Path(error.snapshot_path)  # the rest was not asked for, or the download broke off
+        except (errors.LocalEntryNotFoundError, OSError, ValueError):
+            folder = None
+        looked = list(patterns) if patterns is not None else ["config.json", *(kind[0] for kind in WEIGHTS)]
+        if folder is None or not any(_there(folder, pattern, self.prefix) for pattern in looked):
+            raise CheckpointError(
+                f"{self.where}: {why}, and not in the cache {self.cache} (looked for {', '.join(looked[:10])}); "
+                f"with a connection run  hf download {self.name}  first"
+            ) from cause
+        return folder
 
 
 def _transport_error() -> type[Exception]:
@@ -133,25 +181,27 @@ def _transport_error() -> type[Exception]:
     return HTTPError
 
 
-def _cached(name: str, options: dict[str, Any], where: str, cause: Exception) -> Path:
-    """What an earlier download left, when the hub does not answer now."""
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True, **options))
-    except errors.LocalEntryNotFoundError:
-        message = f"{where}: the hub cannot be reached ({cause}), and not in the cache {options['cache_dir']}"
-        raise CheckpointError(message) from cause
+def _there(folder: Path, pattern: str, prefix: str) -> bool:
+    return any(True for _ in folder.glob(pattern if pattern.startswith(prefix) else prefix + pattern))
 
 
-def wanted_files(files: Sequence[str]) -> list[str]:
-    """Of a repository's files: the small ones, and the first kind of weights that is there."""
-    small = [f for f in files if any(fnmatch.fnmatch(f, p) for p in SIDE_FILES) and not f.endswith(".index.json")]
+def wanted_files(files: Sequence[str], prefix: str = "") -> list[str]:
+    """Of a repository's files below ``prefix``: the small ones, and the first kind of weights that is there whole."""
+    names = [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
+    here = [name for name in names if "/" not in name]
+    small = [
+        name
+        for name in names
+        if (name in here or fnmatch.fnmatch(name, _MODULES))
+        and any(fnmatch.fnmatch(name, pattern) for pattern in SIDE_FILES)
+        and not name.endswith(".index.json")
+    ]
     for kind in WEIGHTS:
-        found = [f for f in files if any(fnmatch.fnmatch(f, p) for p in kind)]
-        if any(not f.endswith(".index.json") for f in found):
-            return [*small, *found]
-    return small
+        found = [[name for name in here if fnmatch.fnmatch(name, pattern)] for pattern in kind]
+        if all(found):
+            small += [name for group in found for name in group]
+            break
+    return [prefix + name for name in small]
 
 
 def push_folder(folder: Path, repo_id: str, **kwargs: Any) -> str:
