@@ -7,6 +7,7 @@ with LoopbackHub() as hub:
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -35,7 +36,8 @@ def sha_of(text: str) -> str:
 class LoopbackHub:
     """Serves repositories on 127.0.0.1 while the context is open; ``requests`` lists ``METHOD path`` of what was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, uploads: Path | None = None) -> None:
+        self.uploads = uploads or Path("/nonexistent")
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
@@ -100,6 +102,38 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
 
         def do_HEAD(self) -> None:
             self._answer(body=False)
+
+        def do_POST(self) -> None:
+            """Make a repository, say how files are to be sent (all of them inside the commit), take a commit."""
+            path = unquote(urlsplit(self.path).path).strip("/")
+            hub.requests.append(f"{self.command} {path}")
+            hub.headers.append(dict(self.headers))
+            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if path == "api/repos/create":
+                wanted = json.loads(data)
+                name = "/".join(part for part in (wanted.get("organization"), wanted["name"]) if part)
+                folder = hub.uploads / name
+                folder.mkdir(parents=True, exist_ok=True)
+                hub.repositories.setdefault(name, Repository({"main": folder}))
+                return self._send(200, {"url": f"{hub.endpoint}/{name}", "id": name, "name": name}, {}, True)
+            if path == "api/validate-yaml":
+                return self._send(200, {"errors": [], "warnings": []}, {}, True)
+            if "/preupload/" in path:
+                files = [
+                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for f in json.loads(data)["files"]
+                ]
+                return self._send(200, {"files": files}, {}, True)
+            name = path.removeprefix("api/models/").partition("/commit/")[0]
+            for line in data.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    target = hub.repositories[name].revisions["main"] / entry["value"]["path"]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(base64.b64decode(entry["value"]["content"]))
+            commit = hub.add(name, hub.repositories[name].revisions["main"])
+            answer = {"commitOid": commit, "commitUrl": f"{hub.endpoint}/{name}/commit/{commit}", "success": True}
+            return self._send(200, answer, {}, True)
 
         def _answer(self, body: bool) -> None:
             path = unquote(urlsplit(self.path).path).strip("/")
