@@ -73,7 +73,9 @@ def word_vectors(counts_VV: Tensor, special_ids: list[int], dimensions: int, see
     counts_VV.add_(counts_VV.T.clone()).mul_(0.5)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        left, values, _ = torch.svd_lowrank(counts_VV, q=dimensions + 44, niter=3)
+        left, values, _ = torch.svd_lowrank(counts_VV, q=min(dimensions + 44, len(counts_VV)), niter=3)
     vectors = (left * values.sqrt())[:, :dimensions]
+    if vectors.shape[1] < dimensions:  # fewer words than dimensions
+        vectors = torch.nn.functional.pad(vectors, (0, dimensions - vectors.shape[1]))
     norms = vectors.norm(dim=1, keepdim=True)
     return torch.where(norms > 1e-3, vectors / norms.clamp(min=1e-3), torch.zeros(()))
