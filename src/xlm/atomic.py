@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
+import socket
 import stat
 import sys
 import time
@@ -24,6 +26,7 @@ if hasattr(errno, "EDQUOT"):
 # Errors of network file systems that pass when the call is repeated.
 _TRANSIENT = {errno.EIO, errno.EAGAIN, *({errno.ESTALE} if hasattr(errno, "ESTALE") else ())}
 _TRIES = 4
+_TEMPORARY = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.tmp")
 
 
 def with_retries(call: Callable[[], T]) -> T:
@@ -162,6 +165,71 @@ def _explained(error: OSError, path: Path, needed: int | None) -> OSError:
     why = _FULL.get(error.errno or 0, error.strerror or str(error))
     size = f"; {needed:,} bytes are needed" if needed is not None else ""
     return OutputError(f"{path}: cannot be written: {why}{size}; what was there before is intact")
+
+
+@contextmanager
+def folder_lock(folder: Path, name: str = ".saving.lock") -> Iterator[None]:
+    """Keep a second writer out of a folder while the block runs.
+
+    The system drops the lock when its process ends, however it ends, so a stale lock file stops nobody. Where a file
+    system has no locks, nothing is held; temporary names are unique all the same.
+
+    Raises:
+        OutputError: another process writes into the folder now; names its host and process.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: renames are refused there while another process has the file open
+        yield
+        return
+    path = folder / name
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "an unnamed process"
+            os.close(handle)
+            raise OutputError(
+                f"{folder}: {holder} writes into this folder now (lock {path.name}); wait, or write elsewhere"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        if _is_still(handle, path):
+            break
+        os.close(handle)  # its holder removed it between our two calls: try the new one
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def _is_still(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except OSError:
+        return False
+
+
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove the temporary files of writers that were killed; call it while holding the folder's lock."""
+    for path in folder.glob(f".{prefix}*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or int(found[1]) == os.getpid():
+            continue
+        try:
+            os.kill(int(found[1]), 0)
+        except (ProcessLookupError, OverflowError):
+            path.unlink(missing_ok=True)
+        except OSError:
+            continue  # alive, and somebody else's
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from xlm.checkpoints import tensorfile
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.dtypes import CODES
 from xlm.checkpoints.files import open_checkpoint, save_safetensors
@@ -125,10 +126,11 @@ def test_lying_headers(tmp_path, case):
     assert str(path) in str(caught.value)
 
 
-def test_too_many_tensors_are_refused_quickly(tmp_path):
-    header = {f"t{i}": entry([0], 0, 0) for i in range(100_001)}
+def test_too_many_tensors_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorfile, "MAX_TENSORS", 1000)
+    header = {f"t{i}": entry([0], 0, 0) for i in range(1001)}
     craft(tmp_path / "model.safetensors", header)
-    with pytest.raises(CheckpointError, match="100000"):
+    with pytest.raises(CheckpointError, match="1001 tensors; the limit is 1000"):
         open_checkpoint(tmp_path)
 
 
@@ -374,3 +376,44 @@ def test_big_endian_and_strided_arrays(tmp_path):
     save_safetensors(tmp_path, {"a": array, "b": array.T, "c": array[:, ::2]})
     back = open_checkpoint(tmp_path)
     assert (back["a"] == array).all() and (back["b"] == array.T).all() and (back["c"] == array[:, ::2]).all()
+
+
+def test_two_writers_in_one_folder(tmp_path):
+    def second() -> np.ndarray:
+        with pytest.raises(OutputError, match=rf"process {os.getpid()} on .* writes into this folder now"):
+            save_safetensors(tmp_path, big(1))
+        return np.ones(2, np.float32)
+
+    save_safetensors(tmp_path, {"w": Stored((2,), np.dtype(np.float32), second)})
+    assert open_checkpoint(tmp_path).names == ["w"] and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / ".saving.lock").write_text("process 1 on a machine that was switched off")
+    save_safetensors(tmp_path, big(1))  # a lock that nobody holds stops nobody
+    assert len(open_checkpoint(tmp_path)) == 6 and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("limit", [10**9, 900])
+def test_kill_while_saving(tmp_path, limit):
+    """kill -9 in the middle of a save: the old checkpoint is whole, and the next save clears away what was left."""
+    import signal
+    import subprocess
+    import sys
+
+    save_safetensors(tmp_path, big(1), max_shard_size=limit)
+    code = (
+        "import time, sys, numpy as np\n"
+        "from xlm.checkpoints.files import save_safetensors\n"
+        "from xlm.checkpoints.checkpoint import Stored\n"
+        "def slow():\n    print('writing', flush=True); time.sleep(60)\n"
+        "some = [(f'layer.{i}.weight', np.zeros((10, 10), np.float32)) for i in range(6)]\n"
+        f"save_safetensors({str(tmp_path)!r}, [*some, ('last', Stored((1,), np.dtype('f4'), slow))], max_shard_size={limit})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == b"writing\n"
+        writer.send_signal(signal.SIGKILL)
+    left = [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+    assert left
+    checkpoint = open_checkpoint(tmp_path)
+    assert all((checkpoint[name] == array).all() for name, array in big(1).items())
+    save_safetensors(tmp_path, big(2), max_shard_size=limit)
+    assert (open_checkpoint(tmp_path)["layer.5.weight"] == big(2)["layer.5.weight"]).all()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -144,6 +144,7 @@ def test_foreign_objects_never_become_live(tmp_path):
         b"\x80\x02h\x07.",
         b"\x80\x02\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
         b"\x80\x02" + b"(" * 20_000,
+        b"\x80\x02c__builtin__\nbytes\nJ\xff\xff\xff\x7f\x85R.",  # two billion bytes
         b"",
     ):
         with pytest.raises(CheckpointError):

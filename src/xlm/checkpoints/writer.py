@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xlm.atomic import Pending, make_folder, need_space, sync_folder
+from xlm.atomic import Pending, folder_lock, make_folder, need_space, remove_leftovers, sync_folder
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.dtypes import code_of
 from xlm.errors import InputError, OutputError
@@ -71,6 +71,14 @@ def save_safetensors(
         make_folder(path.parent)
         return _write_all([path], [entries], text, None)
     folder = make_folder(path)
+    with folder_lock(folder):
+        remove_leftovers(folder, "model")
+        return _save_folder(folder, entries, text, max_shard_size)
+
+
+def _save_folder(
+    folder: Path, entries: dict[str, Stored], text: dict[str, str], max_shard_size: int | str
+) -> list[Path]:
     groups = _grouped(entries, parse_size(max_shard_size))
     if len(groups) == 1:
         written = _write_all([folder / SINGLE], groups, text, None)

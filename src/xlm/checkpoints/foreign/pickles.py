@@ -69,6 +69,13 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode(encoding)
 
 
+def _bytes(value: Any = b"", encoding: str = "latin1") -> bytes:
+    # Not `bytes(value)`: a number would reserve that much memory.
+    if isinstance(value, list):
+        return bytes(value)
+    return value if isinstance(value, bytes) else _encode(value, encoding)
+
+
 def _array_state(state: Any) -> np.ndarray:
     _, shape, dtype, fortran, raw = state
     raw = raw.encode("latin-1") if isinstance(raw, str) else raw
@@ -83,7 +90,8 @@ MAKERS: dict[str, Maker] = {
     "builtins.set": lambda items=(): list(items),
     "builtins.frozenset": lambda items=(): list(items),
     "builtins.complex": lambda real=0.0, imag=0.0: complex(real, imag),
-    "builtins.bytearray": lambda value=b"", *rest: _encode(value, *rest) if isinstance(value, str) else bytes(value),
+    "builtins.bytes": _bytes,
+    "builtins.bytearray": _bytes,
     "builtins.long": lambda value=0, *_: value if isinstance(value, int) else int(str(value)[:4000].rstrip("L")),
     "_codecs.encode": _encode,
     "numpy.dtype": _dtype,
