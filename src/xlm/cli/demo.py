@@ -191,7 +191,8 @@ def show_speed(screen: Console, engine: Engine, entries: list[dict[str, str]]) -
     while (seconds := time.perf_counter() - started) < SECONDS:
         engine.encode(texts)
         rounds += 1
-    where = str(engine.device) if engine.device.type != "cpu" else f"{torch.get_num_threads()} CPU threads"
+    threads = torch.get_num_threads()
+    where = str(engine.device) if engine.device.type != "cpu" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
     screen.print(Rule("How fast?", align="left"))
     screen.print(
         f"{rounds * tokens / seconds:,.0f} tokens a second from text to states ({where}, {engine.dtype}, "
