@@ -16,7 +16,8 @@ class AddedToken:
     when their contents are.
     """
 
-    __slots__ = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    __slots__ = ("_normalized", "content", "lstrip", "rstrip", "single_word", "special")
+    FIELDS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 
     def __init__(
         self,
@@ -29,7 +30,16 @@ class AddedToken:
     ) -> None:
         self.content = content
         self.single_word, self.lstrip, self.rstrip, self.special = single_word, lstrip, rstrip, special
-        self.normalized = not special if normalized is None else normalized
+        self._normalized = normalized
+
+    @property
+    def normalized(self) -> bool:
+        """As given, otherwise the opposite of ``special``."""
+        return not self.special if self._normalized is None else self._normalized
+
+    @normalized.setter
+    def normalized(self, value: bool | None) -> None:
+        self._normalized = value
 
     def __str__(self) -> str:
         return self.content
@@ -54,7 +64,7 @@ class AddedToken:
             setattr(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in sorted(self.__slots__)}
+        return {name: getattr(self, name) for name in self.FIELDS}
 
     @classmethod
     def of(cls, value: Any, **flags: Any) -> AddedToken:
@@ -64,10 +74,10 @@ class AddedToken:
         if isinstance(value, str):
             return cls(value, **flags)
         if isinstance(value, Mapping):
-            known = {name: value[name] for name in cls.__slots__ if name in value}
+            known = {name: value[name] for name in cls.FIELDS if name in value}
             return cls(**{**flags, **known})
-        if all(hasattr(value, name) for name in cls.__slots__):
-            return cls(**{name: getattr(value, name) for name in cls.__slots__})
+        if all(hasattr(value, name) for name in cls.FIELDS):
+            return cls(**{name: getattr(value, name) for name in cls.FIELDS})
         raise TypeError(f"token {value!r} is {type(value).__name__}: a str or an AddedToken is needed")
 
 

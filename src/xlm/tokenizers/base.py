@@ -277,10 +277,14 @@ class Tokenizer(Preparation, Persistence):
         names = {part for part in (*self.TEMPLATE.single, *self.TEMPLATE.pair) if isinstance(part, str)}
         return {name: self.convert_tokens_to_ids(str(self._special[f"{name}_token"])) for name in names}
 
+    def _row_specials(self) -> dict[str, tuple[str, int]]:
+        """Token and id of every special token that rows are made with."""
+        return {name: (str(self._special[f"{name}_token"]), index) for name, index in self._special_ids().items()}
+
     def _encodings(
         self, details: list[tuple[Detail, Detail | None]], plans: list[Plan], options: Options
     ) -> list[Encoding]:
-        special = {name: (str(self._special[f"{name}_token"]), index) for name, index in self._special_ids().items()}
+        special = self._row_specials()
         rows: list[Encoding] = []
         for (first, second), plan in zip(details, plans, strict=True):
             windows = [(plan.first, plan.second), *plan.windows]
@@ -320,7 +324,11 @@ class Tokenizer(Preparation, Persistence):
     ) -> str:
         """The text of a row of ids; ``clean_up_tokenization_spaces`` takes away spaces before English punctuation."""
         ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        ids = [ids] if isinstance(ids, int) else [int(index) for index in ids]
+        if isinstance(ids, int):
+            # As in the reference, one id by itself is shown even if it is special.
+            ids, skip_special_tokens = [ids], skip_special_tokens and self.FAST
+        else:
+            ids = [int(index) for index in ids]
         text = self._decode(ids, skip_special_tokens, options.get("spaces_between_special_tokens", True))
         cleanup = (
             self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces

@@ -7,7 +7,9 @@ the normalised text, and with it every offset, is array arithmetic.
 
 from __future__ import annotations
 
+import re
 import struct
+from collections import OrderedDict
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +17,7 @@ import regex
 from numpy.typing import NDArray
 
 from xlm.errors import CheckpointError
+from xlm.tokenizers.clusters import cluster_pattern
 
 _CODES = 0x110000
 _GRAPHEMES = regex.compile(r"\X")
@@ -69,9 +72,9 @@ class CharsMap:
         return found
 
     @cached_property
-    def _values(self) -> NDArray[np.int64]:
+    def _values(self) -> NDArray[np.int32]:
         """(0x110000,) where the replacement of a single code point begins, -1 for none."""
-        values = np.full(_CODES, -1, np.int64)
+        values = np.full(_CODES, -1, np.int32)
         code = np.arange(_CODES, dtype=np.uint32)
         ranges = ((0, 0x80, 1), (0x80, 0x800, 2), (0x800, 0x10000, 3), (0x10000, _CODES, 4))
         units = self._units.astype(np.int64)
@@ -157,6 +160,21 @@ class CharsMap:
             mask[[c for c in range(0x300, _CODES) if c < 0x20000 and regex.match(_FOLLOWER, chr(c))]] = True
         return mask
 
+    @cached_property
+    def cluster_pattern(self) -> re.Pattern[str]:
+        """Found in every text that :meth:`by_grapheme` might normalise otherwise than SentencePiece does."""
+        return cluster_pattern(self._values[:0x10000] >= 0, self.followers[:0x10000])
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """For every character the characters whose replacement begins with it."""
+        found: dict[str, str] = {}
+        for code in np.flatnonzero(self._values >= 0).tolist():
+            first = self._text(int(self._values[code]))[:1]
+            if first.isascii():
+                found[first] = found.get(first, "") + chr(code)
+        return found
+
     def by_grapheme(self, text: str) -> tuple[str, list[int], list[int]]:
         """``(normalised, starts, ends)`` as the reference's compiled tokenizer normalises: cluster by cluster.
 
@@ -189,3 +207,16 @@ class CharsMap:
 
 # What canonical composition takes as a second character: marks, plus Hangul vowels and finals.
 _FOLLOWER = regex.compile(r"[\p{M}\u1161-\u1175\u11A8-\u11C2]")
+
+
+_SHARED: OrderedDict[bytes, CharsMap] = OrderedDict()
+
+
+def shared(blob: bytes, name: str) -> CharsMap:
+    """The map of a blob. Nearly all vocabularies have the same one, so that its tables are made once."""
+    found = _SHARED.get(blob)
+    if found is None:
+        _SHARED[blob] = found = CharsMap(blob, name)
+        while len(_SHARED) > 4:
+            _SHARED.popitem(last=False)
+    return found

@@ -42,14 +42,11 @@ class Encoding:
     special_tokens_mask: list[int]
     attention_mask: list[int]
     overflowing: list[Encoding] = field(default_factory=list)
+    n_sequences: int = 1
 
     @property
     def words(self) -> list[int | None]:
         return self.word_ids
-
-    @property
-    def n_sequences(self) -> int:
-        return max((s for s in self.sequence_ids if s is not None), default=0) + 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,12 +66,13 @@ class Encoding:
         in_text = 0 <= index < len(self.ids) and self.sequence_ids[index] is not None
         return self.offsets[index] if in_text else None
 
+    def _has(self, sequence: int) -> bool:
+        return 0 <= sequence < self.n_sequences
+
     def _of_word(self, word: int, sequence: int) -> list[int]:
-        return [
-            i
-            for i, (w, s) in enumerate(zip(self.word_ids, self.sequence_ids, strict=True))
-            if w == word and s == sequence
-        ]
+        known = self._has(sequence)
+        both = enumerate(zip(self.word_ids, self.sequence_ids, strict=True))
+        return [index for index, (w, s) in both if w == word and (not known or s == sequence)]
 
     def word_to_tokens(self, word: int, sequence: int = 0) -> Span | None:
         found = self._of_word(word, sequence)
@@ -85,8 +83,10 @@ class Encoding:
         return (self.offsets[found[0]][0], self.offsets[found[-1]][1]) if found else None
 
     def char_to_token(self, char: int, sequence: int = 0) -> int | None:
+        # As in the reference: a sequence that the row does not have means the whole row.
+        known = self._has(sequence)
         for index, (start, end) in enumerate(self.offsets):
-            if start <= char < end and self.sequence_ids[index] == sequence:
+            if start <= char < end and (not known or self.sequence_ids[index] == sequence):
                 return index
         return None
 

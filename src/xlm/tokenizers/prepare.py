@@ -27,6 +27,7 @@ class Preparation(SpecialTokens):
         truncation_side: str
 
         def _special_ids(self) -> dict[str, int]: ...
+        def _row_specials(self) -> dict[str, tuple[str, int]]: ...
         def _plan(self, first: int, second: int | None, options: Options) -> Plan: ...
         def _options(self, given: dict[str, Any]) -> tuple[Options, dict[str, Any]]: ...
         def _fill(self) -> dict[str, Any]: ...
@@ -126,7 +127,7 @@ class Preparation(SpecialTokens):
         self, sides: Sides, plans: list[Plan], options: Options, single: bool, source: Source
     ) -> BatchEncoding:
         special, template = options.add_special_tokens, self.TEMPLATE
-        special_ids = self._special_ids()
+        special_ids = {name: index for name, (_, index) in self._row_specials().items()}
         data: dict[str, Any] = {"input_ids": []}
         ids, types, masks, samples = data["input_ids"], [], [], []
         for number, ((first, second), plan) in enumerate(zip(sides, plans, strict=True)):

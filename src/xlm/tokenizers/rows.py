@@ -120,6 +120,7 @@ class Template:
             type_ids=self.types(size_a, size_b, special),
             special_tokens_mask=self.special_mask(size_a, size_b, special),
             attention_mask=[1] * len(ids),
+            n_sequences=2 if pair else 1,
         )
 
 

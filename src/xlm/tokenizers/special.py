@@ -232,7 +232,7 @@ class SpecialTokens:
             else:
                 token = AddedToken.of(given)
                 if special:
-                    token.special = True
+                    token.special, token.normalized = True, token.normalized
             if not token.special and token.normalized and getattr(self, "do_lower_case", False):
                 token.content = token.content.lower()
             index = self._encoder.get(token.content)

@@ -118,8 +118,9 @@ def fast_plan(first: int, second: int | None, room: int, strategy: TruncationStr
             keep_second = second - remove
         else:
             keep_first = first - remove
-        if min(keep_first, keep_second if keep_second is not None else 1) <= 0:
-            name = "second" if strategy is TruncationStrategy.ONLY_SECOND else "first"
+        on_second = strategy is TruncationStrategy.ONLY_SECOND
+        if ((keep_second or 0) if on_second else keep_first) <= 0:
+            name = "second" if on_second else "first"
             raise InputError(
                 f"the {name} sequence is too short to lose {remove} tokens: max_length leaves room for {room}"
             )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xlm.errors import CheckpointError
 from xlm.tokenizers import proto
-from xlm.tokenizers.charsmap import CharsMap
+from xlm.tokenizers.charsmap import shared
 
 SPACE = "▁"
 UNK = 3
@@ -46,7 +46,7 @@ class Unigram:
 
     def __init__(self, data: bytes, name: str, options: dict[str, Any] | None = None) -> None:
         self.model = proto.parse(data, name)
-        self.charsmap = CharsMap(self.model.charsmap, name)
+        self.charsmap = shared(self.model.charsmap, name)
         self.name, self.options = name, dict(options or {})
         self.processor = self._load(proto.fairseq_order(self.model))
         self.threads = min(2, os.cpu_count() or 1)

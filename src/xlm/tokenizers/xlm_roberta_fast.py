@@ -15,8 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xlm.errors import InputError
 from xlm.tokenizers import fastfile
 from xlm.tokenizers.added import Segment
@@ -42,10 +40,9 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
         return self.vocab_file is not None and os.path.isfile(self.vocab_file)
 
     # ---- where the two references normalise differently ----------------------------------------------------------------
-    @cached_property
-    def _quirk(self) -> re.Pattern[str]:
-        """Finds the texts that must be normalised cluster by cluster."""
-        return quirk_pattern(self.engine)
+    def _row_specials(self) -> dict[str, tuple[str, int]]:
+        # The compiled reference fixes them when it is made: another sep_token later changes no row.
+        return {"cls": ("<s>", self.convert_tokens_to_ids("<s>")), "sep": ("</s>", self.convert_tokens_to_ids("</s>"))}
 
     def _suspects(self) -> str:
         """Characters of which one must occur in a text that a token of the normalised text is found in."""
@@ -53,16 +50,14 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
         if not firsts:
             return ""
         charsmap = self.engine.charsmap
-        codes = np.flatnonzero(charsmap.has_rule(np.arange(0x10000, dtype=np.uint32)))
-        mapped = {chr(c) for c in codes.tolist() if (charsmap.single(chr(c)) or "")[:1] in firsts}
-        return "".join(sorted(firsts | mapped))
+        return "".join(sorted(firsts.union(*(charsmap.sources.get(char, "") for char in firsts))))
 
     def _needs_clusters(self, text: str) -> bool:
         if self._splitter("normalized").may_split(text):
             return True
         if text.isascii():
-            return "\r\n" in text and self._quirk.search(text) is not None
-        if self._quirk.search(text) is not None:
+            return "\r\n" in text and self.engine.charsmap.cluster_pattern.search(text) is not None
+        if self.engine.charsmap.cluster_pattern.search(text) is not None:
             return True
         if "suspects" not in self._lists:
             self._lists["suspects"] = self._suspects()
@@ -182,56 +177,3 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
             fastfile.write(path, self.engine, self.added_tokens_decoder, pipeline, ids)
             written = (*written, str(path))
         return written
-
-
-def quirk_pattern(engine: Any) -> re.Pattern[str]:
-    """A pattern that is found in every text which the two references might normalise differently.
-
-    That takes a mark (or another extender of clusters) after a character with an entry of its own, or an entry of several
-    characters that spans a cluster of six bytes or only part of one, or a literal U+0085 at the end.
-    """
-    charsmap = engine.charsmap
-    codes = np.arange(0x10000, dtype=np.uint32)
-    ruled = charsmap.has_rule(codes)
-    extenders = _class(_extenders())
-    composing = _class(charsmap.followers[:0x10000] & _extenders() | _jamo())
-    has_rule = _class(ruled & ~_surrogates())
-    astral = "\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f\U000e0100-\U000e01ef"
-    parts = [
-        f"[{has_rule}][{extenders}{astral}]",
-        f"[{composing}][{extenders}{astral}]",
-        f"[\u0800-\uffff][{composing}]",
-        "[\u0600-\u0605\u06dd\u070f\u08e2\u0d4e]",
-        "\r\n",
-        "\x85\\s*$",
-        "\u2581",
-    ]
-    return re.compile("|".join(parts))
-
-
-def _surrogates() -> np.ndarray:
-    mask = np.zeros(0x10000, bool)
-    mask[0xD800:0xE000] = True
-    return mask
-
-
-def _jamo() -> np.ndarray:
-    mask = np.zeros(0x10000, bool)
-    mask[0x1160:0x1200] = True
-    mask[0xD7B0:0xD7FC] = True
-    return mask
-
-
-def _extenders() -> np.ndarray:
-    import unicodedata
-
-    mask = np.zeros(0x10000, bool)
-    mask[[c for c in range(0x300, 0x10000) if unicodedata.category(chr(c))[0] == "M"]] = True
-    mask[[0x200C, 0x200D, 0xFF9E, 0xFF9F]] = True
-    return mask | _jamo()
-
-
-def _class(mask: np.ndarray) -> str:
-    """The ranges of a character class."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-    return "".join(f"{re.escape(chr(low))}-{re.escape(chr(high - 1))}" for low, high in edges.reshape(-1, 2).tolist())
