@@ -11,7 +11,8 @@ import torch
 import tiny
 from xlm import Batch, InputError
 from xlm.backends.torch.pretrained import load_reference_state_dict
-from xlm.backends.torch.weights import published_tensors, table_of
+from xlm.backends.torch.weights import published_tensors
+from xlm.checkpoints.published import table_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 EVERY = pytest.mark.parametrize("head", tiny.HEADS, ids=str)
