@@ -208,13 +208,18 @@ class RobertaForCausalLM(RobertaLMModel):
         return {**inputs, **{k: model_kwargs[k] for k in kept if model_kwargs.get(k) is not None}}
 
 
-class RobertaForSequenceClassification(RobertaHeadModel):
-    """Abstract: a classifier or regressor of whole texts."""
+class RobertaLabelled(RobertaHeadModel):
+    """Abstract: classifiers of texts or tokens, which compare their logits with ``labels``."""
 
-    new_head = ("classifier.",)
+    output_class: ClassVar[type[Any]]
 
-    def build_head(self, config: Any) -> None:
-        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, self._dropout(config))
+    def score(self, states: Tensor) -> Tensor:
+        """The head on states (b, s, h)."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    def compare(self, logits: Tensor, labels: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The loss."""
+        raise TypeError(f"{type(self).__name__} is abstract")
 
     def forward(
         self,
@@ -229,24 +234,49 @@ class RobertaForSequenceClassification(RobertaHeadModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Logits (b, labels); ``labels`` (b,) classes, (b,) values or (b, labels) by ``config.problem_type``.
+        """The head's logits, and with ``labels`` its loss: shapes are said at the class.
 
-        Other arguments: see ``…Model.forward``. Returns :class:`xlm.outputs.SequenceClassifierOutput`.
+        Other arguments: see ``…Model.forward``. Returns the class's output, or a tuple with ``return_dict=False``.
         """
         call = Call(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds,
             output_attentions=output_attentions, output_hidden_states=output_hidden_states,
         )  # fmt: skip
         r = self.roberta.run(call)
-        logits = self.classifier(r.states)
-        loss = None if labels is None else losses.classification(logits, labels, self.config, self.num_labels)
+        logits = self.score(r.states)
+        loss = None if labels is None else self.compare(logits, labels, attention_mask)
         if not self._wants_dict(return_dict):
             return flat(loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
-        return SequenceClassifierOutput(loss, logits, r.hidden_states, r.attentions)
+        return self.output_class(loss, logits, r.hidden_states, r.attentions)
 
 
-class RobertaForTokenClassification(RobertaHeadModel):
-    """Abstract: a classifier of tokens."""
+class RobertaForSequenceClassification(RobertaLabelled):
+    """Abstract: a classifier or regressor of whole texts.
+
+    Logits (b, labels); labels (b,) classes, (b,) values or (b, labels) by ``config.problem_type``.
+    """
+
+    output_class = SequenceClassifierOutput
+
+    new_head = ("classifier.",)
+
+    def build_head(self, config: Any) -> None:
+        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, self._dropout(config))
+
+    def score(self, states: Tensor) -> Tensor:
+        return self.classifier(states)
+
+    def compare(self, logits: Tensor, labels: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return losses.classification(logits, labels, self.config, self.num_labels)
+
+
+class RobertaForTokenClassification(RobertaLabelled):
+    """Abstract: a classifier of tokens.
+
+    Logits (b, s, labels); labels (b, s), ``-100`` where nothing is asked.
+    """
+
+    output_class = TokenClassifierOutput
 
     new_head = ("classifier.",)
 
@@ -254,38 +284,14 @@ class RobertaForTokenClassification(RobertaHeadModel):
         self.dropout = nn.Dropout(self._dropout(config))
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Any:
-        """Logits (b, s, labels); ``labels`` (b, s), ``-100`` where nothing is asked.
+    def score(self, states: Tensor) -> Tensor:
+        return self.classifier(self.dropout(states))
 
-        Other arguments: see ``…Model.forward``. Returns :class:`xlm.outputs.TokenClassifierOutput`.
-        """
-        call = Call(
-            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds,
-            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
-        )  # fmt: skip
-        r = self.roberta.run(call)
-        logits = self.classifier(self.dropout(r.states))
-        loss = None
-        if labels is not None:
-            counted = labels.to(logits.device)
-            if self.family.token_loss_masks_padding and attention_mask is not None:
-                counted = counted.masked_fill(attention_mask.reshape(counted.shape) != 1, losses.IGNORED)
-            loss = losses.cross_entropy(logits, counted)
-        if not self._wants_dict(return_dict):
-            return flat(loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
-        return TokenClassifierOutput(loss, logits, r.hidden_states, r.attentions)
+    def compare(self, logits: Tensor, labels: Tensor, attention_mask: Tensor | None) -> Tensor:
+        labels = labels.to(logits.device)
+        if self.family.token_loss_masks_padding and attention_mask is not None:
+            labels = labels.masked_fill(attention_mask.reshape(labels.shape) != 1, losses.IGNORED)
+        return losses.cross_entropy(logits, labels)
 
 
 class RobertaForQuestionAnswering(RobertaHeadModel):

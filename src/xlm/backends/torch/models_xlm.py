@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +79,65 @@ class XLMHeadModel(HeadModel):
         return self.roberta
 
 
-class XLMLMHeadModel(XLMHeadModel, LMHeadModel):
-    """Abstract: a language modelling head."""
+class XLMLabelled(XLMHeadModel):
+    """Abstract: heads that answer with logits and compare them with ``labels``."""
+
+    output_class: ClassVar[type[Any]]
+
+    def arrange(self, call: Call) -> Call:
+        """The call as the trunk takes it."""
+        return call
+
+    def score(self, states: Tensor, call: Call) -> Tensor:
+        """The head on states (b, s, h)."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+    def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss."""
+        return losses.cross_entropy(logits, labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: dict[Any, Any] | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """The head's logits, and with ``labels`` its loss: shapes are said at the class.
+
+        Other arguments: see ``XLMModel.forward``. Returns the class's output, or a tuple with ``return_dict=False``.
+        """
+        call = Call(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+        )  # fmt: skip
+        r = self.roberta.run(self.arrange(call))
+        logits = self.score(r.states, call)
+        loss = None if labels is None else self.compare(logits, labels)
+        if not self._wants_dict(return_dict):
+            return flat(loss, logits, r.hidden_states, r.attentions)
+        return self.output_class(loss, logits, r.hidden_states, r.attentions)
+
+
+class XLMLMHeadModel(XLMLabelled, LMHeadModel):
+    """Abstract: a language modelling head.
+
+    Logits (b, s, vocab), log-probabilities with ``asm``; labels (b, s) are compared in place, not shifted, ``-100`` where
+    nothing is asked.
+    """
+
+    output_class = MaskedLMOutput
+
+    lm_head: XLMHead
 
     def build_head(self, config: Any) -> None:
         self.lm_head = XLMHead(config)
@@ -92,36 +150,8 @@ class XLMLMHeadModel(XLMHeadModel, LMHeadModel):
     def can_generate(self) -> bool:
         return True
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        langs: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        lengths: Tensor | None = None,
-        cache: dict[Any, Any] | None = None,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Any:
-        """Logits (b, s, vocab) (log-probabilities with ``asm``); ``labels`` (b, s) are compared in place, not shifted.
-
-        Other arguments: see ``XLMModel.forward``. Returns :class:`xlm.outputs.MaskedLMOutput`.
-        """
-        call = Call(
-            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
-            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
-        )  # fmt: skip
-        r = self.roberta.run(call)
-        logits = self.lm_head(r.states)
-        loss = None if labels is None else losses.cross_entropy(logits, labels)
-        if not self._wants_dict(return_dict):
-            return flat(loss, logits, r.hidden_states, r.attentions)
-        return MaskedLMOutput(loss, logits, r.hidden_states, r.attentions)
+    def score(self, states: Tensor, call: Call) -> Tensor:
+        return self.lm_head(states)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
         """Arguments of the next step: a mask token to fill at the end, and ``lang_id`` for every token."""
@@ -132,48 +162,33 @@ class XLMLMHeadModel(XLMHeadModel, LMHeadModel):
         return {"input_ids": ids, "langs": None if config.lang_id is None else torch.full_like(ids, config.lang_id)}
 
 
-class XLMSequenceClassifier(XLMHeadModel):
-    """Abstract: a classifier or regressor of whole texts."""
+class XLMSequenceClassifier(XLMLabelled):
+    """Abstract: a classifier or regressor of whole texts.
+
+    Logits (b, labels); labels (b,) classes, (b,) values or (b, labels) by ``config.problem_type``.
+    """
+
+    output_class = SequenceClassifierOutput
 
     new_head = ("sequence_summary.",)
 
     def build_head(self, config: Any) -> None:
         self.sequence_summary = SequenceSummary(config)
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        langs: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        lengths: Tensor | None = None,
-        cache: dict[Any, Any] | None = None,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Any:
-        """Logits (b, labels); ``labels`` (b,) classes, (b,) values or (b, labels) by ``config.problem_type``.
+    def score(self, states: Tensor, call: Call) -> Tensor:
+        return self.sequence_summary(states)
 
-        Other arguments: see ``XLMModel.forward``. Returns :class:`xlm.outputs.SequenceClassifierOutput`.
-        """
-        call = Call(
-            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
-            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
-        )  # fmt: skip
-        r = self.roberta.run(call)
-        logits = self.sequence_summary(r.states)
-        loss = None if labels is None else losses.classification(logits, labels, self.config, self.num_labels)
-        if not self._wants_dict(return_dict):
-            return flat(loss, logits, r.hidden_states, r.attentions)
-        return SequenceClassifierOutput(loss, logits, r.hidden_states, r.attentions)
+    def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return losses.classification(logits, labels, self.config, self.num_labels)
 
 
-class XLMTokenClassifier(XLMHeadModel):
-    """Abstract: a classifier of tokens."""
+class XLMTokenClassifier(XLMLabelled):
+    """Abstract: a classifier of tokens.
+
+    Logits (b, s, labels); labels (b, s), ``-100`` where nothing is asked.
+    """
+
+    output_class = TokenClassifierOutput
 
     new_head = ("classifier.",)
 
@@ -181,36 +196,8 @@ class XLMTokenClassifier(XLMHeadModel):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.emb_dim, config.num_labels)
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        langs: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        lengths: Tensor | None = None,
-        cache: dict[Any, Any] | None = None,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Any:
-        """Logits (b, s, labels); ``labels`` (b, s), ``-100`` where nothing is asked.
-
-        Other arguments: see ``XLMModel.forward``. Returns :class:`xlm.outputs.TokenClassifierOutput`.
-        """
-        call = Call(
-            input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds, langs, lengths, cache,
-            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
-        )  # fmt: skip
-        r = self.roberta.run(call)
-        logits = self.classifier(self.dropout(r.states))
-        loss = None if labels is None else losses.cross_entropy(logits, labels)
-        if not self._wants_dict(return_dict):
-            return flat(loss, logits, r.hidden_states, r.attentions)
-        return TokenClassifierOutput(loss, logits, r.hidden_states, r.attentions)
+    def score(self, states: Tensor, call: Call) -> Tensor:
+        return self.classifier(self.dropout(states))
 
 
 class XLMSimpleQA(XLMHeadModel):
@@ -312,8 +299,14 @@ class XLMBeamQA(XLMHeadModel):
         )
 
 
-class XLMMultipleChoice(XLMHeadModel):
-    """Abstract: a scorer of choices."""
+class XLMMultipleChoice(XLMLabelled):
+    """Abstract: a scorer of choices.
+
+    Logits (b, choices) of inputs (b, choices, s); labels (b,) name the right choice; ``lengths`` are not used. Hidden
+    states are flat: (b * choices, s, h).
+    """
+
+    output_class = MultipleChoiceModelOutput
 
     new_head = ("sequence_summary.", "logits_proj.")
 
@@ -321,39 +314,13 @@ class XLMMultipleChoice(XLMHeadModel):
         self.sequence_summary = SequenceSummary(config)
         self.logits_proj = nn.Linear(config.num_labels, 1)
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        langs: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        lengths: Tensor | None = None,
-        cache: dict[Any, Any] | None = None,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Any:
-        """Logits (b, choices) of inputs (b, choices, s); ``labels`` (b,) name the right choice.
-
-        ``lengths`` are not used. Returns :class:`xlm.outputs.MultipleChoiceModelOutput`; its hidden states are flat:
-        (b * choices, s, h).
-        """
-        choices = count_choices(input_ids, inputs_embeds)
-        if lengths is not None:
+    def arrange(self, call: Call) -> Call:
+        if call.lengths is not None:
             self.warn_once("lengths", "lengths: not used with multiple choice; give attention_mask instead")
-        call = Call(
-            flatten_choices(input_ids), flatten_choices(attention_mask), flatten_choices(token_type_ids),
-            flatten_choices(position_ids), head_mask, flatten_choices(inputs_embeds), flatten_choices(langs), None,
-            cache, output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )  # fmt: skip
-        r = self.roberta.run(call)
-        logits = self.logits_proj(self.sequence_summary(r.states)).view(-1, choices)
-        loss = None if labels is None else losses.cross_entropy(logits, labels)
-        if not self._wants_dict(return_dict):
-            return flat(loss, logits, r.hidden_states, r.attentions)
-        return MultipleChoiceModelOutput(loss, logits, r.hidden_states, r.attentions)
+        count_choices(call.input_ids, call.inputs_embeds)
+        names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "langs")
+        return replace(call, lengths=None, **{name: flatten_choices(getattr(call, name)) for name in names})
+
+    def score(self, states: Tensor, call: Call) -> Tensor:
+        choices = count_choices(call.input_ids, call.inputs_embeds)
+        return self.logits_proj(self.sequence_summary(states)).view(-1, choices)

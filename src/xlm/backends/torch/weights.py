@@ -192,7 +192,7 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     trust = {k: kwargs.pop(k) for k in ("use_safetensors", "allow_pickle") if k in kwargs}
     for name in IGNORED:
         kwargs.pop(name, None)
-    folder = None
+    folder = Path(name_or_path)
     if state is None or config is None:
         folder = resolve(name_or_path, **hub)
     if config is None:
