@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from tests.tokenizers.cases import Case, cases, run
 from tests.tokenizers.make_goldens import HERE
+
 from xlm.tokenizers import AddedToken
 
 # Where the project answers otherwise on purpose: an empty batch is an empty answer, not an error.

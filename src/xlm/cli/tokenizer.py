@@ -1,8 +1,9 @@
-"""``xlm tokenizer``: train a vocabulary."""
+"""``xlm tokenizer``: train a vocabulary, and report how fairly it treats languages."""
 
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -52,4 +53,36 @@ def train(
     table = Table("language", "characters read", "characters used", title=f"{report.model}: {report.pieces:,} ids")
     for language, read in report.read.items():
         table.add_row(language, f"{read:,}", f"{report.used[language]:,}")
+    Console().print(table)
+
+
+@app.command()
+def stats(
+    files: Annotated[list[str], typer.Argument(help="One text file a language, plain or .gz: en.txt or en=path.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Folder, vocabulary file or hub name; without it the bundled one.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the result into this file (.png, .svg, .pdf).")] = None,
+    errors: Annotated[str, typer.Option(help="Bytes that are not UTF-8: strict or replace.")] = "strict",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a language on stdout.")] = False,
+) -> None:
+    """Report how fairly a vocabulary treats languages: tokens a character and a word, unknown tokens."""
+    from xlm.tokenizers.auto import AutoTokenizer
+    from xlm.tokenizers.stats import fairness
+    from xlm.tokenizers.stats import plot as draw
+
+    if errors not in ("strict", "replace"):
+        raise ConfigError(f"--errors is {errors!r}: it must be strict or replace")
+    name = model or str(resources.files("xlm.assets").joinpath("xlmr-mini"))
+    found = fairness(AutoTokenizer.from_pretrained(name), languages_of(files), errors)
+    if plot is not None:
+        draw(found, plot)
+    if as_json:
+        for language, counts in found.items():
+            print(json.dumps({"language": language, **counts.record()}, ensure_ascii=False))
+        return
+    table = Table("language", "characters", "tokens", "tokens/character", "tokens/word", "unknown", title=name)
+    for language, counts in sorted(found.items(), key=lambda item: item[1].tokens_per_character):
+        rates = (f"{counts.tokens_per_character:.3f}", f"{counts.tokens_per_word:.2f}", f"{counts.unknown_rate:.3%}")
+        table.add_row(language, f"{counts.characters:,}", f"{counts.tokens:,}", *rates)
     Console().print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xlm.tokenizers.added import AddedToken
+from xlm.tokenizers.align import align_labels, word_predictions
 from xlm.tokenizers.auto import AutoTokenizer
 from xlm.tokenizers.encoding import BatchEncoding, CharSpan, Encoding, TokenSpan
 from xlm.tokenizers.options import PaddingStrategy, TruncationStrategy
@@ -23,5 +24,7 @@ __all__ = [
     "XLMRobertaTokenizer",
     "XLMRobertaTokenizerFast",
     "XLMTokenizer",
+    "align_labels",
     "train_sentencepiece",
+    "word_predictions",
 ]

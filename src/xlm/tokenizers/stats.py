@@ -1,0 +1,107 @@
+"""How fairly a vocabulary treats languages: tokens a character and a word, and the share of unknown tokens."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xlm import atomic
+from xlm.errors import DataError, MissingExtraError
+
+_BATCH = 1 << 20
+
+
+@dataclass(slots=True)
+class Fairness:
+    """Counts of one language; the rates follow from them."""
+
+    lines: int = 0
+    characters: int = 0
+    words: int = 0
+    tokens: int = 0
+    unknown: int = 0
+
+    @property
+    def tokens_per_character(self) -> float:
+        return self.tokens / max(1, self.characters)
+
+    @property
+    def tokens_per_word(self) -> float:
+        return self.tokens / max(1, self.words)
+
+    @property
+    def unknown_rate(self) -> float:
+        return self.unknown / max(1, self.tokens)
+
+    def record(self) -> dict[str, Any]:
+        rates = ("tokens_per_character", "tokens_per_word", "unknown_rate")
+        return {**asdict(self), **{name: round(getattr(self, name), 6) for name in rates}}
+
+
+def read_lines(path: Path, errors: str = "strict") -> Iterator[str]:
+    """The lines of a UTF-8 file, plain or .gz, that are not empty. ``DataError`` names file, line and byte."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+        number = 0
+        try:
+            for number, raw in enumerate(stream, 1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors).strip()
+                if line:
+                    yield line
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8") from error
+        except (OSError, EOFError) as error:
+            raise DataError(f"{path}:{number + 1}: the file cannot be read on: {error}") from error
+
+
+def fairness(tokenizer: Any, files: Mapping[str, Path], errors: str = "strict") -> dict[str, Fairness]:
+    """Counts for every language; memory stays bounded whatever the files hold.
+
+    A word is what white space separates, so a Chinese sentence is one: compare such languages by characters.
+    """
+    found: dict[str, Fairness] = {}
+    for language, path in files.items():
+        counts = found[language] = Fairness()
+        batch: list[str] = []
+        size = 0
+        for line in read_lines(Path(path), errors):
+            batch.append(line)
+            size += len(line)
+            if size > _BATCH:
+                _count(tokenizer, batch, counts)
+                batch, size = [], 0
+        _count(tokenizer, batch, counts)
+    return found
+
+
+def _count(tokenizer: Any, lines: list[str], counts: Fairness) -> None:
+    unknown = tokenizer.unk_token_id
+    rows = tokenizer(lines, add_special_tokens=False)["input_ids"] if lines else []
+    counts.lines += len(lines)
+    counts.characters += sum(map(len, lines))
+    counts.words += sum(len(line.split()) for line in lines)
+    counts.tokens += sum(map(len, rows))
+    counts.unknown += sum(row.count(unknown) for row in rows)
+
+
+def plot(found: Mapping[str, Fairness], path: Path) -> None:
+    """Bars of tokens a character, the costliest language first, and of the unknown rate where there is any."""
+    try:
+        figures = importlib.import_module("matplotlib.figure")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("a plot", "matplotlib", "train") from error
+    order = sorted(found, key=lambda language: -found[language].tokens_per_character)
+    figure = figures.Figure(figsize=(8, max(2.5, 0.28 * len(order) + 1)), layout="constrained")
+    panes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    panes[0].barh(order, [found[language].tokens_per_character for language in order], color="#4477aa")
+    panes[0].set_xlabel("tokens a character")
+    panes[1].barh(order, [100 * found[language].unknown_rate for language in order], color="#cc6677")
+    panes[1].set_xlabel("unknown tokens, %")
+    panes[0].invert_yaxis()
+    with atomic.replacing(path) as stream:
+        figure.savefig(stream, format=path.suffix.lstrip(".") or "png", dpi=150)
