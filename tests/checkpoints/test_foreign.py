@@ -447,6 +447,21 @@ def test_an_xl_that_its_config_calls_by_another_name(tmp_path):
     assert facts["family"] == "xlm-roberta-xl" and facts["fits"] and "config.json says" in facts["notes"][0]
 
 
+def test_a_vocabulary_larger_than_the_word_table(tmp_path):
+    config = config_for("xlm", "XLMModel")
+    folder = save(tmp_path, config, weights_for(config))
+    for size, said in (
+        (30, []),
+        (20, []),
+        (31, ["vocab.json has 31 tokens, the word table 30 rows: ids above are out of range"]),
+    ):
+        (folder / "vocab.json").write_text(json.dumps({f"w{i}": i for i in range(size)}))
+        assert io.inspect(folder)["notes"] == said
+    (folder / "sentencepiece.bpe.model").write_bytes(b"not a model")
+    with pytest.raises(CheckpointError, match="not a SentencePiece model"):
+        io.inspect(folder)
+
+
 def test_bad_folders_and_options(tmp_path):
     config = config_for("xlm-roberta", "XLMRobertaModel")
     folder = save(tmp_path / "a", config, weights_for(config))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xlm.atomic import make_folder, write_json, write_text
+from xlm.atomic import make_folder, write_bytes, write_json, write_text
 from xlm.checkpoints.checkpoint import Checkpoint, Stored
 from xlm.checkpoints.dtypes import is_float
 from xlm.checkpoints.expected import expected_shapes
@@ -139,6 +138,7 @@ def inspect(path: str | os.PathLike[str], *, values: bool = False) -> dict[str, 
     config, spec = opened.config, opened.family.spec(opened.config)
     if values:
         opened.report.nonfinite = opened.checkpoint.nonfinite()
+    notes = [*opened.notes, *_vocabulary_note(opened.folder, spec.vocab_size)]
     types: dict[str, int] = {}
     for stored in opened.checkpoint.entries.values():
         types[stored.dtype.name] = types.get(stored.dtype.name, 0) + int(np.prod(stored.shape, dtype=np.int64))
@@ -164,10 +164,29 @@ def inspect(path: str | os.PathLike[str], *, values: bool = False) -> dict[str, 
         "languages": languages_of(config),
         "labels": dict(config.id2label) if "Classification" in str(config.architectures) else {},
         "tokenizer": [name for name in TOKENIZER_FILES if (opened.folder / name).is_file()],
-        "notes": opened.notes,
+        "notes": notes,
         "report": opened.report.to_dict(),
         "fits": not opened.report,
     }
+
+
+def _vocabulary_note(folder: Path, rows: int) -> list[str]:
+    """A warning when the tokenizer beside the weights has ids that the word table has no row for."""
+    pieces, words = folder / "sentencepiece.bpe.model", folder / "vocab.json"
+    if pieces.is_file():
+        import sentencepiece
+
+        try:
+            size = sentencepiece.SentencePieceProcessor(model_file=str(pieces)).get_piece_size() + 2
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(f"{pieces}: not a SentencePiece model: {error}") from error
+        name = pieces.name
+    elif words.is_file():
+        size, name = len(read_json(words)), words.name
+    else:
+        return []
+    # Spare rows above the vocabulary are common and harmless.
+    return [f"{name} has {size} tokens, the word table {rows} rows: ids above are out of range"] if size > rows else []
 
 
 def languages_of(config: Any) -> list[str]:
@@ -264,7 +283,7 @@ def _save(opened: Opened, tensors: dict[str, Stored], folder: Path, dtype: str |
     for name in TOKENIZER_FILES:
         source = opened.folder / name
         if source.is_file() and source.resolve() != (folder / name).resolve() and name != "dict.txt":
-            shutil.copyfile(source, folder / name)
+            write_bytes(folder / name, source.read_bytes())
     extras = opened.checkpoint.extras
     if extras.get("vocabulary"):
         write_json(folder / "vocab.json", extras["vocabulary"])
@@ -278,7 +297,7 @@ def _copy_codes(opened: Opened, folder: Path) -> None:
     """The merges of an original XLM model lie beside it in a file of codes; without it no text can be split."""
     codes = [file for file in sorted(opened.folder.iterdir()) if file.is_file() and file.name.startswith("codes")]
     if len(codes) == 1:
-        shutil.copyfile(codes[0], folder / "merges.txt")
+        write_bytes(folder / "merges.txt", codes[0].read_bytes())
     elif not (folder / "merges.txt").is_file():
         opened.report.initialised.append(
             f"merges.txt: put the model's codes file into {folder} under this name ({len(codes)} found beside the model)"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xlm.atomic import make_folder, write_text
+from xlm.atomic import make_folder, write_bytes, write_text
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.foreign.fairseq import HEADS, ROOT, TABLE
 from xlm.checkpoints.foreign.torchsave import Namespace, Ordered, save_torch
@@ -65,7 +64,7 @@ def save_fairseq(
     if vocabulary is not None:
         write_text(folder / "dict.txt", dictionary_of(vocabulary, config.vocab_size))
         if vocabulary.resolve() != (folder / VOCABULARY).resolve():
-            shutil.copyfile(vocabulary, folder / VOCABULARY)
+            write_bytes(folder / VOCABULARY, vocabulary.read_bytes())
         written += [folder / "dict.txt", folder / VOCABULARY]
     return written
 
