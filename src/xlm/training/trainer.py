@@ -14,8 +14,8 @@ from torch import Tensor
 
 from xlm.data.random import torch_seed
 from xlm.errors import XLMError
+from xlm.training.cpu import make_fast
 from xlm.training.files import write_text_atomic
-from xlm.training.fused import accumulate_embeddings
 from xlm.training.objectives import Result, contrastive_loss, masked_loss, to_batch
 from xlm.training.optim import build_optimizer, clip_gradients, gradient_norm, set_rate
 from xlm.training.recipe import Recipe
@@ -39,7 +39,7 @@ class Trainer:
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if device.type == "cpu":
-            accumulate_embeddings(model)
+            make_fast(model)
         self._words = model.get_input_embeddings().weight
         self.optimizer = build_optimizer(model, recipe.optimizer)
         objectives = recipe.objectives
