@@ -47,6 +47,30 @@ def training_rows(engine: Any, data: Path, count: int) -> np.ndarray:
     return rng.permutation(np.concatenate(rows))
 
 
+def collator_tokenizer(folder: Path) -> Any:
+    """The vocabulary as the Trainer's collator needs it: names of ids, special ones marked."""
+    import sentencepiece
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast
+
+    from tokenizers import Tokenizer
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
+    pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(3, model.get_piece_size())]
+    vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces, ("<mask>", 0.0)]
+    special = {
+        "bos": "<s>",
+        "eos": "</s>",
+        "cls": "<s>",
+        "sep": "</s>",
+        "pad": "<pad>",
+        "unk": "<unk>",
+        "mask": "<mask>",
+    }
+    names = {f"{name}_token": token for name, token in special.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(Unigram(vocabulary, unk_id=3)), **names)
+
+
 def train_with_trainer(data: Path, minutes: float, out: Path, threads: int, tokenizer_folder: Path) -> dict[str, float]:
     """Run the Trainer for ``minutes`` and save the model; speed and memory."""
     import transformers
@@ -56,7 +80,7 @@ def train_with_trainer(data: Path, minutes: float, out: Path, threads: int, toke
     engine = xlm.load(tokenizer_folder)
     config = transformers.XLMRobertaXLConfig.from_pretrained(tokenizer_folder)
     rows = training_rows(engine, data, 400_000)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = collator_tokenizer(tokenizer_folder)
     examples = [{"input_ids": row.tolist()} for row in rows]
     transformers.set_seed(1)
     model = transformers.XLMRobertaXLForMaskedLM(config)
