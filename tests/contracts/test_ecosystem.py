@@ -12,7 +12,12 @@ import tiny
 import xlm
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-EVERY = pytest.mark.parametrize("head", [head for head in tiny.HEADS if head.kind != "model"], ids=str)
+WITH_LOSS = [head for head in tiny.HEADS if head.kind != "model"]
+# The quick run takes one head a family, `make test-all` takes all.
+EVERY = pytest.mark.parametrize(
+    "head",
+    [pytest.param(h, marks=() if h in tiny.ONE_A_FAMILY else pytest.mark.slow, id=str(h)) for h in WITH_LOSS],
+)
 CLASSIFY = [head for head in tiny.HEADS if head.kind == "classify"]
 
 

@@ -17,6 +17,12 @@ ALL = [
     pytest.param(head, marks=() if head in tiny.ONE_A_FAMILY else pytest.mark.slow, id=str(head)) for head in tiny.HEADS
 ]
 
+TRAINED = [
+    pytest.param(h, marks=() if h is tiny.ONE_A_FAMILY[1] else pytest.mark.slow, id=str(h))
+    for h in tiny.HEADS
+    if h.kind != "model"
+]
+
 
 def inputs(head: tiny.Head, batch: int = 3, length: int = 7) -> dict[str, Any]:
     ids = tiny.ids(head, batch, length)
@@ -41,11 +47,13 @@ def test_compile_in_one_graph(head: tiny.Head) -> None:
     torch.testing.assert_close(tiny.scores(compiled(**given)), tiny.scores(model(**given)), rtol=1e-5, atol=1e-5)
     larger = inputs(head, 5, 11)
     torch.testing.assert_close(tiny.scores(compiled(**larger)), tiny.scores(model(**larger)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", TRAINED)
+def test_compile_forward_and_backward(head: tiny.Head) -> None:
+    model, given = tiny.model(head), inputs(head)
     wanted = tiny.labels(head, given["input_ids"])
-    if not wanted:
-        return
-    loss = torch.compile(model, backend="aot_eager", fullgraph=True)(**given, **wanted).loss
-    loss.backward()
+    torch.compile(model, backend="aot_eager", fullgraph=True)(**given, **wanted).loss.backward()
     compiled_gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     model(**given, **wanted).loss.backward()

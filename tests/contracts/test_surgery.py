@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import tiny
-from xlm import Batch, InputError
-from xlm.backends.torch.pretrained import load_reference_state_dict
+from xlm import Batch, InputError, load_reference_state_dict
 from xlm.backends.torch.weights import published_tensors
 from xlm.checkpoints.published import table_of
 

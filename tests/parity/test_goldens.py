@@ -12,7 +12,6 @@ import torch
 
 import xlm
 from goldens import layout
-from xlm.backends.torch.pretrained import load_reference_state_dict
 
 MANIFEST, ARRAYS = layout.read()
 CASES: dict[str, Any] = MANIFEST["cases"]
@@ -33,7 +32,7 @@ def build(entry: dict[str, Any]) -> Any:
     if entry["family"] == "xlm-roberta":
         model.load_state_dict(state)
     else:
-        load_reference_state_dict(model, state)
+        xlm.load_reference_state_dict(model, state)
     return model
 
 

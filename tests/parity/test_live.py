@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny
-from xlm.backends.torch.pretrained import load_reference_state_dict
+import xlm
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,7 +36,7 @@ def twin(head: tiny.Head, theirs: Any, **more: Any) -> Any:
     if head.family == "xlm-roberta":
         ours.load_state_dict(theirs.state_dict())
     else:
-        load_reference_state_dict(ours, theirs.state_dict())
+        xlm.load_reference_state_dict(ours, theirs.state_dict())
     return ours
 
 
@@ -110,7 +110,6 @@ def test_our_files_open_there(head: tiny.Head, shards: str, tmp_path: Path) -> N
     "head", [head for head in tiny.HEADS if head.kind in ("model", "masked", "classify", "tag")], ids=str
 )
 def test_auto_classes_agree(head: tiny.Head, tmp_path: Path) -> None:
-    import xlm
 
     auto = {
         "model": "AutoModel",
