@@ -176,8 +176,8 @@ def cases(kind: str) -> Iterator[Case]:
     )
     added = ["newtok", {"content": "two words", "lstrip": True}, {"content": "single", "single_word": True},
              {"content": "RS", "rstrip": True, "normalized": False}]  # fmt: skip
-    for text in ("a newtok b", "anewtokb two words", "x  two words y", "single singles a single.", "aRS  b RS", "NEWTOK rs Single",
-                 "newtok newtoknewtok", "  newtok  "):  # fmt: skip
+    for text in ("a newtok b", "anewtokb two words", "x  two words y", "single singles a single.", "aRS  b RS",
+                 "NEWTOK rs Single", "newtok newtoknewtok", "  newtok  "):  # fmt: skip
         for special in (False, True):
             yield "added", [added, special, text], {}
     for special_map in ({"additional_special_tokens": ["<a>", "<b>"]}, {"pad_token": "<newpad>", "sep_token": "<sep>"}):
@@ -205,7 +205,8 @@ def cases(kind: str) -> Iterator[Case]:
 FIXED = {TEXTS[13], TEXTS[14], TEXTS[31], TEXTS[32], TEXTS[5]}
 ATTRIBUTES = (
     "bos_token eos_token unk_token sep_token pad_token cls_token mask_token additional_special_tokens bos_token_id"
-    " eos_token_id unk_token_id sep_token_id pad_token_id cls_token_id mask_token_id additional_special_tokens_ids pad_token_type_id"
+    " eos_token_id unk_token_id sep_token_id pad_token_id cls_token_id mask_token_id additional_special_tokens_ids"
+    " pad_token_type_id"
     " all_special_tokens all_special_ids special_tokens_map vocab_size is_fast model_max_length padding_side truncation_side"
     " model_input_names clean_up_tokenization_spaces split_special_tokens max_len_single_sentence max_len_sentences_pair"
     " added_tokens_encoder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from xlm.errors import CheckpointError
 from xlm.tokenizers import proto
 from xlm.tokenizers.charsmap import shared
+
+logger = logging.getLogger("xlm")
 
 SPACE = "▁"
 UNK = 3
@@ -89,7 +92,9 @@ class Unigram:
         threads = self._threads_for(texts)
         try:
             return self.processor.encode(texts, add_bos=special, add_eos=special, num_threads=threads)
-        except (RuntimeError, UnicodeError):
+        except (RuntimeError, UnicodeError, TypeError):
+            # What SentencePiece cannot take: lone surrogates.
+            logger.warning("a text holds a lone surrogate, which is no character: it is read as U+FFFD")
             texts = [clean(text) for text in texts]
             return self.processor.encode(texts, add_bos=special, add_eos=special, num_threads=threads)
 

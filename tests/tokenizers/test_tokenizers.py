@@ -1,0 +1,205 @@
+"""Files both ways, hostile files, long words, languages, alignment, training and the fairness report."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.tokenizers.cases import LONG, TEXTS
+from typer.testing import CliRunner
+
+from xlm.cli.tokenizer import app
+from xlm.errors import CheckpointError, ConfigError, DataError, InputError, MissingExtraError, OutputError
+from xlm.tokenizers import (
+    AutoTokenizer,
+    XLMRobertaTokenizer,
+    XLMRobertaTokenizerFast,
+    XLMTokenizer,
+    align_labels,
+    train_sentencepiece,
+    word_predictions,
+)
+from xlm.tokenizers.bpe import BPE
+
+
+def ids(tokenizer: Any) -> list[list[int]]:
+    return [tokenizer(text)["input_ids"] for text in TEXTS]
+
+
+@pytest.mark.parametrize("name", ["slow", "fast", "xlm"])
+def test_saved_and_loaded_again(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(request.getfixturevalue(name))
+    tokenizer.add_tokens(["newtok"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<x>"]})
+    tokenizer.save_pretrained(tmp_path)
+    again = type(tokenizer).from_pretrained(tmp_path)
+    assert ids(again) == ids(tokenizer)
+    assert again("a newtok <x>")["input_ids"] == tokenizer("a newtok <x>")["input_ids"]
+    assert len(again) == len(tokenizer) and again.special_tokens_map == tokenizer.special_tokens_map
+    automatic = AutoTokenizer.from_pretrained(tmp_path, use_fast=name == "fast")
+    assert type(automatic) is type(tokenizer)
+    assert ids(pickle.loads(pickle.dumps(tokenizer))) == ids(tokenizer)
+
+
+def test_tokenizer_json_alone_is_enough(fast: XLMRobertaTokenizerFast, tmp_path: Path) -> None:
+    fast.save_pretrained(tmp_path)
+    (tmp_path / "sentencepiece.bpe.model").unlink()
+    again = XLMRobertaTokenizerFast.from_pretrained(tmp_path)
+    assert ids(again) == ids(fast)
+    with pytest.raises(InputError):
+        again.save_vocabulary(tmp_path)
+
+
+def test_transformers_opens_what_is_saved(fast: XLMRobertaTokenizerFast, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    fast.save_pretrained(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    plain = [text for text in TEXTS if "＜" not in text]
+    assert [theirs(text)["input_ids"] for text in plain[:13]] == [fast(text)["input_ids"] for text in plain[:13]]
+    theirs.save_pretrained(tmp_path / "theirs")
+    back = XLMRobertaTokenizerFast.from_pretrained(tmp_path / "theirs")
+    assert ids(back)[:13] == ids(fast)[:13]
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "length", "score", "empty", "charsmap"])
+def test_hostile_models(kind: str, files: dict[str, str], tmp_path: Path) -> None:
+    data = Path(files["model"]).read_bytes()
+    path = tmp_path / "sentencepiece.bpe.model"
+    at = data.index(b"\x15", 40)
+    path.write_bytes(
+        {
+            "truncated": data[: len(data) // 2 + 3],
+            "text": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "length": b"\x0a\xff\xff\xff\xff\x0f" + data,
+            "score": data[: at + 1] + b"\x00\x00\xc0\x7f" + data[at + 5 :],
+            "empty": b"",
+            "charsmap": data + b"\x1a\x06\x12\x04\xff\xff\xff\x7f",
+        }[kind]
+    )
+    with pytest.raises(CheckpointError, match=r"sentencepiece\.bpe\.model"):
+        XLMRobertaTokenizer(path)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"sentencepiece\.bpe\.model"):
+        XLMRobertaTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"vocab\.json"):
+        XLMTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError):
+        AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_unwritable_folder(slow: XLMRobertaTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError):
+        slow.save_pretrained(tmp_path / "file")
+
+
+def test_ids_do_not_depend_on_the_batch(slow: XLMRobertaTokenizer, fast: XLMRobertaTokenizerFast) -> None:
+    for tokenizer in (slow, fast):
+        assert tokenizer(TEXTS)["input_ids"] == ids(tokenizer)
+    for (row, offsets), text in zip(slow.encode_arrays(TEXTS[:8]), TEXTS[:8], strict=True):
+        one = slow(text, return_offsets_mapping=True)
+        assert row.tolist() == one["input_ids"] and [tuple(o) for o in offsets.tolist()] == one["offset_mapping"]
+
+
+@pytest.mark.parametrize("kind", ["slow", "xlm"])
+def test_one_long_word_takes_linear_time(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(kind)
+    times = []
+    for size in (100_000, 400_000):
+        start = time.perf_counter()
+        tokenizer("abcde" * (size // 5))
+        times.append(time.perf_counter() - start)
+    assert times[1] < 16 * times[0] + 0.5
+
+
+def test_long_words_merge_like_short_ones(xlm: XLMTokenizer) -> None:
+    bpe = BPE(list(xlm.bpe_ranks))
+    for word in ("thethethe" * 9, "in" * 50, LONG.replace(" ", "")):
+        symbols = [*word[:-1], word[-1] + "</w>"]
+        assert bpe._long(list(symbols)) == bpe._short(list(symbols))
+
+
+def test_lang_is_honoured_everywhere(xlm: XLMTokenizer) -> None:
+    text = "L'été d'ici"
+    french = xlm.convert_tokens_to_ids(xlm._tokenize(text.lower(), lang="fr"))
+    assert xlm(text, lang="fr", add_special_tokens=False)["input_ids"] == french
+    assert xlm.encode(text, lang="fr", add_special_tokens=False) == french
+    assert xlm.tokenize(text, lang="fr") == xlm._tokenize(text.lower(), lang="fr") != xlm.tokenize(text)
+    assert xlm([text], lang="fr", add_special_tokens=False)["input_ids"] == [french]
+
+
+def test_unknown_language(files: dict[str, str]) -> None:
+    tokenizer = XLMTokenizer(files["vocab"], files["merges"], lang2id={"en": 0, "fr": 1}, id2lang={0: "en", 1: "fr"})
+    with pytest.raises(InputError, match="en, fr"):
+        tokenizer("x", lang="de")
+
+
+def test_absent_segmenters_name_their_extra(xlm: XLMTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+    import sys
+
+    for name in ("jieba", "pythainlp", "pythainlp.tokenize", "Mykytea"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert builtins is not None
+    for lang in ("zh", "th", "ja"):
+        with pytest.raises(MissingExtraError, match=rf"xlm\[{lang}\]"):
+            xlm("文字", lang=lang)
+
+
+def test_labels_of_words(slow: XLMRobertaTokenizer) -> None:
+    words = ["Hello", "", "世界", "x"]
+    row = slow(words, is_split_into_words=True)
+    labels = align_labels(row.word_ids(), [1, 2, 3, 4], tokens=row.tokens())
+    assert labels.count(1) == labels.count(4) == 1 and 2 not in labels
+    place = labels.index(3)
+    assert row.tokens()[place] != "▁"
+    every = align_labels(row.word_ids(), [1, 2, 3, 4], "all")
+    assert every.count(1) == row.word_ids().count(0)
+    found = word_predictions(row.word_ids(), every, 4, missing=0, tokens=row.tokens())
+    assert found == [1, 0, 3, 4]
+    with pytest.raises(InputError):
+        align_labels(row.word_ids(), [1])
+
+
+def test_tensors(slow: XLMRobertaTokenizer) -> None:
+    torch = pytest.importorskip("torch")
+    row = slow(["a b c", "d"], padding=True, return_tensors="pt")
+    assert row["input_ids"].dtype == torch.int64 and row.to("cpu")["attention_mask"].sum() > 0
+    with pytest.raises(InputError, match="input_ids"):
+        slow(["a b c", "d"], return_tensors="pt")
+    assert slow(["a"], return_tensors="np")["input_ids"].dtype == np.int64
+    with pytest.raises(InputError, match="return_tensors"):
+        slow("a", return_tensors="xx")
+
+
+def test_train_and_report(tmp_path: Path, files: dict[str, str]) -> None:
+    text = "".join(f"{LONG} {number} {word}\n" for number, word in enumerate(LONG.split() * 4))
+    (tmp_path / "en.txt").write_text(text, "utf-8")
+    (tmp_path / "ru.txt").write_text("Привет мир, как дела у тебя сегодня?\n" * 60, "utf-8")
+    runner = CliRunner()
+    sources = [str(tmp_path / "en.txt"), f"ru={tmp_path / 'ru.txt'}"]
+    done = runner.invoke(app, ["train", *sources, "--out", str(tmp_path / "out"), "--vocab-size", "90", "--json"])
+    assert done.exit_code == 0, done.output
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert len(tokenizer) == 90 and tokenizer.mask_token_id == 89
+    told = runner.invoke(app, ["stats", *sources, "--model", str(tmp_path / "out"), "--json"])
+    assert told.exit_code == 0, told.output
+    first = json.loads(told.output.splitlines()[0])
+    assert first["language"] == "en" and 0 < first["tokens_per_character"] < 1
+    with pytest.raises(DataError):
+        train_sentencepiece({"xx": tmp_path / "absent.txt"}, 100, tmp_path / "out")
+    with pytest.raises(ConfigError):
+        train_sentencepiece({"en": tmp_path / "en.txt"}, 3, tmp_path / "out")
+    (tmp_path / "bad.txt").write_bytes(b"fine\nbad \xff\n")
+    with pytest.raises(DataError, match=r"bad\.txt:2"):
+        train_sentencepiece({"en": tmp_path / "bad.txt"}, 100, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
