@@ -1,6 +1,6 @@
 """Megabytes of text a second: this library, bare SentencePiece and transformers' current fast tokenizer, in one run.
 
-    python benchmarks/tokenize.py [--model sentencepiece.bpe.model] [--texts FILE.jsonl.gz ...] [--pieces 250000] [--xlm]
+    python benchmarks/tokenization.py [--model sentencepiece.bpe.model] [--texts FILE.jsonl.gz ...] [--pieces 250000] [--xlm]
 
 Without ``--model`` the bundled vocabulary is used; ``--pieces N`` enlarges it to N pieces that never occur, which costs what
 a large vocabulary costs in memory and loading. Without ``--texts`` the XQuAD contexts in ``../shared`` are read. Ratios count,
@@ -63,6 +63,7 @@ def race(runs: dict[str, Callable[[], Any]], size: int, rounds: int) -> dict[str
 
 
 def main() -> None:
+    """Parse, race, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default=str(ROOT / "src/xlm/assets/xlmr-mini/sentencepiece.bpe.model"))
     parser.add_argument("--texts", nargs="*", default=[])
