@@ -62,7 +62,10 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def encode_lines(lines: list[str]) -> Sequence[Sequence[int]]:
-        return tokenizer.encode_lines(lines) if hasattr(tokenizer, "encode_lines") else _pieces(tokenizer, lines)
+        # A SentencePiece model encodes a corpus many times faster alone than with the offsets that a tokenizer keeps.
+        if hasattr(tokenizer, "sp_model"):
+            return _pieces(tokenizer, lines)
+        return tokenizer(lines, add_special_tokens=False)["input_ids"]
 
     return Vocabulary(
         encode_lines=encode_lines,
