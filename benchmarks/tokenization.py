@@ -108,7 +108,8 @@ def main() -> None:
         best = race(runs, size, given.rounds)
     ratio = min(loads["load ours"]) / min(loads["load bare"])
     print(
-        f"{len(texts):,} texts, {size / 1e6:.1f} MB, {len(slow):,} ids; load {min(loads['load ours']):.3f} s, {ratio:.2f} x bare"
+        f"{len(texts):,} texts, {size / 1e6:.1f} MB, {len(slow):,} ids; "
+        f"load {min(loads['load ours']):.3f} s, {ratio:.2f} x bare"
     )
     reference = best.get("transformers fast", 0.0)
     for name, speed in best.items():

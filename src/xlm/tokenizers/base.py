@@ -219,6 +219,15 @@ class Tokenizer(Preparation, Persistence):
         shapes = [
             (self._shape(a, options, texts), None if b is None else self._shape(b, options, texts)) for a, b in items
         ]
+        if (
+            not single
+            and self._plain_batch(options)
+            and len(texts) == len(items)
+            and all(s[0][0] == "text" for s in shapes)
+        ):
+            finished = self._finished(texts, **rest)
+            if finished is not None:
+                return self._plain_rows(finished, texts, options, rest)
         ids_of = self._content(texts, **rest) if texts else []
         sides = [(self._ids(a, ids_of), None if b is None else self._ids(b, ids_of)) for a, b in shapes]
         plans = [self._plan(len(a), None if b is None else len(b), options) for a, b in sides]
@@ -237,6 +246,33 @@ class Tokenizer(Preparation, Persistence):
             raise InputError("return_offsets_mapping needs texts; ids or tokens have no text to point into")
         build = self._fast_rows if self.FAST else self._slow_rows
         return build(sides, plans, options, single, source)
+
+    @staticmethod
+    def _plain_batch(options: Options) -> bool:
+        """Whether rows are wanted as the model takes them and nothing beside them."""
+        extras = (options.overflowing_tokens, options.special_tokens_mask, options.offsets_mapping, options.length)
+        uncut = options.truncation is TruncationStrategy.DO_NOT_TRUNCATE
+        return uncut and options.add_special_tokens and not options.token_type_ids and not any(extras)
+
+    def _finished(self, texts: list[str], **options: Any) -> list[list[int]] | None:
+        """Rows with special tokens made at once, None where that is not possible."""
+        return None
+
+    def _plain_rows(
+        self, ids: list[list[int]], texts: list[str], options: Options, rest: dict[str, Any]
+    ) -> BatchEncoding:
+        lengths = [len(row) for row in ids]
+
+        def rows() -> list[Encoding]:
+            details: list[tuple[Detail, Detail | None]] = [(row, None) for row in self._details(texts, **rest)]
+            return self._encodings(details, [Plan((0, len(d.ids)), None) for d, _ in details], options)
+
+        data: dict[str, Any] = {"input_ids": ids}
+        if options.attention_mask:
+            data["attention_mask"] = [[1] * length for length in lengths]
+        self._finish(data, options)
+        self._warn_length(max(lengths, default=0), options)
+        return BatchEncoding(data, rows, options.return_tensors, fast=self.FAST)
 
     def _shape(self, value: Any, options: Options, texts: list[str]) -> tuple[Any, ...]:
         """Where the ids of ``value`` will come from: texts ``start:end``, or the ids that it is already."""

@@ -161,9 +161,13 @@ class CharsMap:
         return mask
 
     @cached_property
-    def cluster_pattern(self) -> re.Pattern[str]:
-        """Found in every text that :meth:`by_grapheme` might normalise otherwise than SentencePiece does."""
+    def _clusters(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
+        """Both found in every text that :meth:`by_grapheme` might normalise otherwise than SentencePiece does."""
         return cluster_pattern(self._values[:0x10000] >= 0, self.followers[:0x10000])
+
+    def may_cluster(self, text: str) -> bool:
+        quick, exact = self._clusters
+        return quick.search(text) is not None and exact.search(text) is not None
 
     @cached_property
     def sources(self) -> dict[str, str]:

@@ -14,9 +14,10 @@ _ASTRAL = "\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f\U000e0100-\U000e01ef"
 _PREPENDED = "[\u0600-\u0605\u06dd\u070f\u08e2\u0d4e]"
 
 
-def cluster_pattern(ruled: NDArray[np.bool_], followers: NDArray[np.bool_]) -> re.Pattern[str]:
-    """A pattern that is found in every text for which the normalisation by clusters might give another result.
+def cluster_pattern(ruled: NDArray[np.bool_], followers: NDArray[np.bool_]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """``(quick, exact)``: both are found in every text for which normalisation by clusters might give another result.
 
+    ``quick`` is one class of characters, which most texts lack; ``exact`` looks at neighbours.
     ``ruled`` (0x10000,) marks characters with an entry of their own, ``followers`` those that may come later in an entry of
     several. The results can differ where a mark (or another extender of clusters) follows a ruled character or a composed
     one, where a follower makes a cluster of six bytes, at a CR LF, and at U+0085 and U+2581, which only one of them strips.
@@ -30,7 +31,8 @@ def cluster_pattern(ruled: NDArray[np.bool_], followers: NDArray[np.bool_]) -> r
     real = ruled.copy()
     real[0xD800:0xE000] = False
     extending, composing = _class(extenders), _class(followers & extenders | jamo)
-    return re.compile(
+    quick = re.compile(f"[{extending}{composing}{_ASTRAL}{_PREPENDED[1:-1]}\r\x85\u2581]")
+    return quick, re.compile(
         f"[{_class(real)}][{extending}{_ASTRAL}]|[{composing}][{extending}{_ASTRAL}]|[\u0800-\uffff][{composing}]"
         f"|{_PREPENDED}|\r\n|\x85\\s*$|\u2581"
     )

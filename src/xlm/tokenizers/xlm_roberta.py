@@ -220,6 +220,19 @@ class XLMRobertaTokenizer(Tokenizer):
             rows.append(row)
         return rows
 
+    def _finished(self, texts: list[str], split_special_tokens: bool | None = None) -> list[list[int]] | None:
+        # SentencePiece itself puts <s> and </s> around: right as long as those are what rows begin and end with.
+        special = {name: index for name, (_, index) in self._row_specials().items()}
+        if special != {"cls": 0, "sep": 2} or split_special_tokens or self.split_special_tokens:
+            return None
+        if any(map(self._special_treatment, texts)):
+            return None
+        return self.engine.ids(texts, special=True)
+
+    def _special_treatment(self, text: str) -> bool:
+        """Whether a text must not go to SentencePiece as it is."""
+        return self._splitter().may_split(text)
+
     def _details(self, texts: list[str], split_special_tokens: bool | None = None) -> list[Detail]:
         split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
         segments = [self._split(text, split_special) for text in texts]

@@ -56,8 +56,8 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
         if self._splitter("normalized").may_split(text):
             return True
         if text.isascii():
-            return "\r\n" in text and self.engine.charsmap.cluster_pattern.search(text) is not None
-        if self.engine.charsmap.cluster_pattern.search(text) is not None:
+            return "\r\n" in text and self.engine.charsmap.may_cluster(text)
+        if self.engine.charsmap.may_cluster(text):
             return True
         if "suspects" not in self._lists:
             self._lists["suspects"] = self._suspects()
@@ -70,6 +70,9 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
     def _put(self, index: int, token: Any) -> None:
         super()._put(index, token)
         self.__dict__.pop("_lists", None)
+
+    def _special_treatment(self, text: str) -> bool:
+        return self._splitter("raw").may_split(text) or self._needs_clusters(text)
 
     def _raw_split(self, text: str, split_special: bool) -> list[Segment]:
         if not text:
