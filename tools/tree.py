@@ -35,7 +35,7 @@ def summary(path: Path) -> str:
     """The first sentence of a module's docstring, without its full stop and markup."""
     text = ast.get_docstring(ast.parse((ROOT / "src" / path).read_text("utf-8"))) or ""
     first = " ".join(text.split("\n\n")[0].split()).replace("``", "")
-    return re.split(r"(?<=[^.])\.(?:\s|$)", first)[0]
+    return re.split(r"(?<!et al)(?<=[^.])\.(?:\s|$)", first)[0]
 
 
 def tree() -> str:
@@ -86,7 +86,11 @@ def _package(folder: Path) -> str:
 
 def _line(depth: int, name: str, text: str) -> str:
     line = f"{'  ' * depth}{name:<{30 - 2 * depth}}{text}".rstrip()
-    return line if len(line) <= WIDTH else line[: WIDTH - 1].rstrip() + "…"
+    if len(line) <= WIDTH:
+        return line
+    # Cut where a clause ends, if that leaves most of the sentence; else at a word.
+    clause = max(line.rfind(mark, 0, WIDTH) for mark in (": ", "; ", ", ", " ("))
+    return line[:clause] if clause > 60 else line[: line.rfind(" ", 0, WIDTH)] + " …"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""How models compute: one folder a framework, which never import each other."""

@@ -1,0 +1,1 @@
+"""Files to examples: readers, token stores, language sampling, streams."""

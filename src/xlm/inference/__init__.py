@@ -1,0 +1,1 @@
+"""Models at work: the engine behind xlm.load."""

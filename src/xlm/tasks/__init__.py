@@ -1,0 +1,1 @@
+"""Examples to features, and logits to answers, one module a task."""

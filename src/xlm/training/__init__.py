@@ -1,0 +1,1 @@
+"""From text files to a trained model: recipes, objectives, optimizers, checkpoints."""
