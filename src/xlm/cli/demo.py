@@ -157,9 +157,7 @@ def matrix_table(rows: list[str], columns: list[str], values: NDArray[np.float32
     low, high = float(values.min()), float(values.max())
     for label, row in zip(rows, values, strict=True):
         best = row.argmax()
-        cells = [
-            Text(f"{value:4.2f} " if value >= 0 else f"{value:4.1f} ", shade(float(value), low, high)) for value in row
-        ]
+        cells = [Text(f"{value:5.2f}", shade(float(value), low, high)) for value in row]
         cells[best].stylize("bold underline")
         table.add_row(label, *cells)
     return table
