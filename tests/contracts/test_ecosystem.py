@@ -10,6 +10,7 @@ import torch
 
 import tiny
 import xlm
+from seeds.words import roberta_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WITH_LOSS = [head for head in tiny.HEADS if head.kind != "model"]
@@ -192,24 +193,18 @@ def test_sentence_transformers_module(head: tiny.Head) -> None:
     torch.testing.assert_close(vectors, want, rtol=1e-5, atol=1e-5)
 
 
-def test_sentence_transformers_opens_what_we_save(tmp_path: Path, root: Path) -> None:
+def test_sentence_transformers_opens_what_we_save(tmp_path: Path) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     from sentence_transformers.models import Pooling, Transformer
 
-    assets = root / "src" / "xlm" / "assets"
-    models = sorted(assets.glob("*/sentencepiece.bpe.model"))
-    if not models:
-        pytest.skip("no bundled tokenizer")
-    tokenizer = xlm.AutoTokenizer.from_pretrained(models[0].parent)
-    head = tiny.MODELS[1]
-    model = tiny.model(head, vocab_size=len(tokenizer), max_position_embeddings=66)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    words = Transformer(str(tmp_path))
-    pipeline = sentence_transformers.SentenceTransformer(modules=[words, Pooling(tiny.HIDDEN)], device="cpu")
-    texts = ["Hello world", "Ein Hund", "猫"]
+    texts = ["Hello world", "Ein Hund", "my dog is cute"]
+    roberta_checkpoint(tmp_path / "model", texts)
+    pooling = Pooling(tiny.HIDDEN)
+    pipeline = sentence_transformers.SentenceTransformer(
+        modules=[Transformer(str(tmp_path / "model")), pooling], device="cpu"
+    )
     vectors = pipeline.encode(texts)
-    given = tokenizer(texts, padding=True, return_tensors="pt")
-    states = model(**given).last_hidden_state
+    given = xlm.AutoTokenizer.from_pretrained(tmp_path / "model")(texts, padding=True, return_tensors="pt")
+    states = xlm.XLMRobertaModel.from_pretrained(tmp_path / "model")(**given).last_hidden_state
     mask = given["attention_mask"][..., None]
     torch.testing.assert_close(torch.from_numpy(vectors), (states * mask).sum(1) / mask.sum(1), rtol=1e-4, atol=1e-5)
