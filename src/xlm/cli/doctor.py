@@ -22,6 +22,9 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "prometheus-client"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "eval": ("matplotlib", "scikit-learn"),
+    "zh": ("jieba",),
+    "ja": ("kytea",),
+    "th": ("pythainlp",),
     "dev": ("pytest", "hypothesis", "ruff", "transformers"),
 }
 # Instructions that decide which number types run fast.
