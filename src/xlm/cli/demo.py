@@ -60,7 +60,7 @@ def introduction(engine: Engine, seconds: float) -> Text:
     count = sum(parameter.numel() for parameter in engine.model.parameters())
     line = Text.assemble((engine.name, "bold"), f": {count / 1e6:.1f} million parameters, loaded in {seconds:.1f} s. ")
     if count < 50e6:
-        line.append("It is a small model: it knows words and phrases, not the world.", "dim")
+        line.append("It is a small model: expect rough guesses.", "dim")
     return line
 
 
