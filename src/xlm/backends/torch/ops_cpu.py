@@ -129,8 +129,18 @@ def choose(dtype: torch.dtype, quantized: bool) -> tuple[Operations | None, str]
 
 @torch.no_grad()
 def quantize_linear(module: nn.Linear) -> None:
-    """Store a layer's weight as int8 with one float32 scale an output channel (symmetric, the largest value is 127)."""
-    weight = module.weight.detach().float()
-    scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-    module.weight = nn.Parameter((weight / scale[:, None]).round_().to(torch.int8), requires_grad=False)
+    """Store a layer's weight as int8 with one float32 scale an output channel (symmetric, the largest value is 127).
+
+    The result is allocated first and filled block by block: temporaries of a matrix's size between results that stay
+    would leave holes in the heap as large as the weights themselves.
+    """
+    weight = module.weight.detach()
+    quantized, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(weight.shape[0])
+    rows = max(1, _BLOCK // (4 * weight.shape[1]))
+    for start in range(0, weight.shape[0], rows):
+        part = weight[start : start + rows].float()
+        largest = part.abs().amax(dim=1).clamp_min_(torch.finfo(torch.float32).tiny) / 127
+        scale[start : start + rows] = largest
+        quantized[start : start + rows] = part.div_(largest[:, None]).round_()
+    module.weight = nn.Parameter(quantized, requires_grad=False)
     module.register_buffer("weight_scale", scale, persistent=False)
