@@ -27,6 +27,7 @@ class Family:
         token_loss_masks_padding: whether token classification counts labels only where the attention mask is 1.
         special_ids: config key of each special token's id -> its kind (``pad``, ``bos``, ``eos``).
         language_count: config key of the number of languages, where models have language embeddings.
+        causal_switch: config key that makes attention look left only.
         published: names of the published checkpoints with their config overrides.
         tokenizer_class: the name of the family's tokenizer class.
     """
@@ -43,6 +44,7 @@ class Family:
     token_loss_masks_padding: bool = False
     special_ids: dict[str, str] = field(default_factory=dict)
     language_count: str | None = None
+    causal_switch: str = "is_decoder"
     published: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

@@ -206,6 +206,7 @@ FAMILY = register(
             "bos_token_id": "bos",
         },
         language_count="n_langs",
+        causal_switch="causal",
         published={
             "FacebookAI/xlm-mlm-en-2048": {"vocab_size": 30145},
             "FacebookAI/xlm-mlm-ende-1024": {**_1024, "vocab_size": 64699, **_languages("de", "en")},

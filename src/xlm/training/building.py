@@ -85,16 +85,13 @@ def make_model(
     else:
         family = family_of(recipe.model.family)
         given = recipe.model.config
-        ids = {"pad_token_id": vocabulary.pad_id, "bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id}
-        values: dict[str, Any] = {"vocab_size": vocabulary.size, **ids}
-        if family.model_type == "xlm":  # its config has names of its own for these
-            values |= {
-                "pad_index": vocabulary.pad_id,
-                "n_langs": languages,
-                "causal": recipe.objectives.clm is not None,
-            }
-        elif recipe.objectives.clm:
-            values["is_decoder"] = True
+        special = {"pad": vocabulary.pad_id, "bos": vocabulary.bos_id, "eos": vocabulary.eos_id}
+        values: dict[str, Any] = {"vocab_size": vocabulary.size}
+        values |= {key: special[kind] for key, kind in family.special_ids.items()}
+        if family.language_count:
+            values[family.language_count] = languages
+        if recipe.objectives.clm:
+            values[family.causal_switch] = True
         model = auto.from_config(family.config_class(**values | given))
         if fresh:
             initialize(

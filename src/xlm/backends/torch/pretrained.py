@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xlm.backends.torch import weights
 from xlm.backends.torch.embeddings import sinusoids
 from xlm.backends.torch.encoder import Recompute
-from xlm.errors import CheckpointError, ConfigError, InputError
+from xlm.errors import ConfigError, InputError
 from xlm.families.config import PretrainedConfig
 from xlm.families.registry import Family, family_of
 from xlm.families.spec import EncoderSpec
@@ -360,4 +360,4 @@ def load_reference_state_dict(model: PreTrainedModel, state: dict[str, Tensor], 
     return report
 
 
-__all__ = ["CheckpointError", "PreTrainedModel", "load_reference_state_dict"]
+__all__ = ["PreTrainedModel", "load_reference_state_dict"]

@@ -59,15 +59,14 @@ class Result:
 class TrunkModel(PreTrainedModel):
     """Abstract base of ``XLMModel``, ``XLMRobertaModel`` and ``XLMRobertaXLModel``."""
 
-    def __init__(self, config: PretrainedConfig, add_pooling_layer: bool = True, *, initialise: bool = True) -> None:
+    def __init__(self, config: PretrainedConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(self.spec, PLAIN)
         if self.spec.sinusoidal:  # a formula, not something to learn
             self.embeddings.position_embeddings.weight.requires_grad_(False)
         self.encoder = Encoder(self.spec, PLAIN)
         self.pooler = Pooler(self.spec.hidden_size) if add_pooling_layer and self.family.pooler else None
-        if initialise:
-            self.post_init()
+        self.post_init()
 
     def states(self, batch: Batch) -> Tensor:
         """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed."""

@@ -13,6 +13,7 @@ from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.foreign.fairseq import HEADS, ROOT, TABLE
 from xlm.checkpoints.foreign.torchsave import Namespace, Ordered, save_torch
 from xlm.errors import CheckpointError
+from xlm.families.registry import family_of
 
 _WORDS = "roberta.embeddings.word_embeddings.weight"
 _POSITIONS = "roberta.embeddings.position_embeddings.weight"
@@ -105,7 +106,7 @@ def _with_types(tensors: Mapping[str, Stored]) -> Stored:
 
 def _settings(config: Any) -> dict[str, Any]:
     """The settings fairseq builds the model from; those of its training program are the published ones."""
-    prenorm = config.model_type == "xlm-roberta-xl"
+    prenorm = family_of(config).spec(config).norm_order == "pre"
     tokens = config.max_position_embeddings - config.pad_token_id - 1
     return {
         "arch": "roberta_prenorm" if prenorm else "roberta_base",
