@@ -2,7 +2,7 @@
 
     python benchmarks/mini_vs_trainer.py --data ../shared/data --minutes 10 --out /tmp/compare [--only trainer]
 
-Both start from nothing, one after the other, and may use ``--threads`` cores. The Trainer has what a careful user
+Both start from nothing, one after the other, may use ``--threads`` cores, and compute in bf16 where the CPU does. The Trainer has what a careful user
 gives it: text tokenised before the clock starts, packed into full rows of 64 tokens, languages mixed as in the
 recipe, AdamW at 1e-3 with warm-up and a linear decay that ends with the time, no dropout, 15 % masking. It has no
 translation objective: none is built in. Ours is ``recipes/xlmr-mini.yaml`` with its ``schedule.minutes`` set, less
@@ -28,6 +28,7 @@ from mini_quality import LANGUAGES, flores, masked_scores, retrieval, token_ids
 
 import xlm
 from xlm.data.sampling import language_probabilities
+from xlm.training.runtime import use_bf16
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH, ROWS = 64, 64
@@ -107,7 +108,7 @@ def train_with_trainer(data: Path, minutes: float, out: Path, threads: int, toke
         model=model,
         args=TrainingArguments(
             output_dir=str(out), per_device_train_batch_size=ROWS, max_steps=10**6, use_cpu=True, report_to=[],
-            save_strategy="no", logging_steps=100, disable_tqdm=True,
+            save_strategy="no", logging_steps=100, disable_tqdm=True, bf16=use_bf16("auto", torch.device("cpu")),
         ),
         train_dataset=examples,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15),
@@ -132,12 +133,15 @@ def train_ours(minutes: float, out: Path, threads: int) -> dict[str, float]:
     before = out / "before-first-step.json"
     if not before.is_file():  # one short run: makes the token stores and measures the start
         subprocess.run(
-            [*command, "-o", str(out), "--set", "schedule.minutes=0.01"], check=True, stdout=subprocess.DEVNULL
+            [*command, "-o", str(out), "--set", "schedule.minutes=0.01", "--set", "schedule.steps=null"],
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         before.write_text(json.dumps({"minutes": (time.monotonic() - started) / 60}), "utf-8")
     start_minutes = json.loads(before.read_text("utf-8"))["minutes"]
     left = minutes - start_minutes
-    command += ["-o", str(out), "--set", f"schedule.minutes={left:.2f}", "--set", f"threads={threads}"]
+    command += ["-o", str(out), "--set", f"schedule.minutes={left:.2f}", "--set", "schedule.steps=null"]
+    command += ["--set", f"threads={threads}"]
     outcome = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return {
         "minutes": minutes,

@@ -73,8 +73,11 @@ def word_vectors(counts_VV: Tensor, special_ids: list[int], dimensions: int, see
     counts_VV.add_(counts_VV.T.clone()).mul_(0.5)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        left, values, _ = torch.svd_lowrank(counts_VV, q=min(dimensions + 44, len(counts_VV)), niter=3)
-    vectors = (left * values.sqrt())[:, :dimensions]
+        left, values, right = torch.svd_lowrank(counts_VV, q=min(2 * dimensions + 44, len(counts_VV)), niter=3)
+    # The matrix is symmetric, so a left vector is its right one or the negative of it. Directions of negative eigenvalues
+    # are left out: two words that share them would be drawn together for *not* occurring together.
+    signs = (left * right).sum(0)
+    vectors = (left * values.sqrt())[:, signs > 0][:, :dimensions]
     if vectors.shape[1] < dimensions:  # fewer words than dimensions
         vectors = torch.nn.functional.pad(vectors, (0, dimensions - vectors.shape[1]))
     norms = vectors.norm(dim=1, keepdim=True)
