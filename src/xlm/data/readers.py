@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -25,10 +25,13 @@ def open_bytes(path: Path) -> IO[bytes]:
         raise DataError(f"{path}: cannot be opened: {error.strerror or error}") from error
 
 
-def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+def decode_lines(
+    stream: Iterable[bytes], name: str, skipped: Callable[[DataError, bytes], None] | None = None
+) -> Iterator[tuple[int, str]]:
     """Yield ``(line number from 1, text)`` of a binary stream; ``name`` is what errors call it.
 
-    Raises ``DataError`` beginning ``name:line`` with the byte's offset for invalid UTF-8, and for damaged gzip data.
+    Raises ``DataError`` beginning ``name:line`` with the byte's offset for invalid UTF-8, and for damaged gzip data. With
+    ``skipped``, lines of invalid UTF-8 are left out and handed to it instead.
     """
     number, offset = 0, 0
     try:
@@ -39,10 +42,15 @@ def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]
                 line = raw[skip:].decode("utf-8")
             except UnicodeDecodeError as error:
                 at = skip + error.start
-                raise DataError(
+                fault = DataError(
                     f"{name}:{number}: invalid UTF-8: byte 0x{raw[at]:02x} at byte {at} of the line, "
                     f"byte {offset + at} of the text ({error.reason})"
-                ) from error
+                )
+                if skipped is None:
+                    raise fault from error
+                skipped(fault, raw)
+                offset += len(raw)
+                continue
             offset += len(raw)
             yield number, line.removesuffix("\n").removesuffix("\r")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
