@@ -21,7 +21,7 @@ EXTRAS = {
     "convert": ("h5py",),
     "serve": ("fastapi", "uvicorn", "prometheus-client"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
-    "eval": ("matplotlib", "scikit-learn"),
+    "eval": ("matplotlib", "sacrebleu", "scikit-learn"),
     "zh": ("jieba",),
     "ja": ("kytea",),
     "th": ("pythainlp",),
