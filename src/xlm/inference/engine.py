@@ -10,7 +10,7 @@ packed, without padding, a bounded number of tokens at a time; so an answer does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ from xlm.tasks import fill
 from xlm.tasks.retrieve import POOLINGS, normalized, pool
 
 Floats = NDArray[np.float32]
+Pack = tuple[list[int], list[int], Tensor]
+"""Indices of rows, their lengths, and their states (tokens, hidden) end to end."""
+Packs = Callable[[Sequence[Sequence[int]]], Iterator[Pack]]
 
 TOKENS_A_PACK = 4096
 """Tokens that run at once: enough to keep the cores busy, little enough for any machine's memory."""
@@ -53,6 +56,7 @@ class Engine:
         self.max_tokens, self.hidden_size = spec.max_tokens, spec.hidden_size
         self._rows = Rows(parts.tokenizer, spec.vocab_size, spec.max_tokens)
         self._tokens: list[str] = []
+        self._packs: Packs = self._own_packs
 
     def __repr__(self) -> str:
         return f"Engine({self.name!r}, dtype={self.dtype!r}, device={str(self.device)!r})"
@@ -150,8 +154,12 @@ class Engine:
             masked.append(fill.find_masks(text, ids, offsets, mask_id, mask_token, f"texts[{index}]"))
         return masked
 
+    def run_with(self, packs: Packs) -> None:
+        """Let ``packs`` run the rows of all calls: a server's, which mixes the rows of many requests."""
+        self._packs = packs
+
     @torch.inference_mode()
-    def _packs(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
+    def _own_packs(self, rows: Sequence[Sequence[int]]) -> Iterator[Pack]:
         """Run the rows and yield (indices of rows, their lengths, states (tokens, hidden)), longest rows first.
 
         Rows of one length stand together, which is what packed attention is quick at.
