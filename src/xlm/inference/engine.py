@@ -22,6 +22,7 @@ from torch import Tensor
 from xlm.batches.batch import Batch
 from xlm.batches.packing import pack, split_budget
 from xlm.errors import InputError
+from xlm.inference.embedding import sparse_weights
 from xlm.inference.inputs import Input, Rows
 from xlm.inference.loading import Loaded, load_parts
 from xlm.tasks import fill
@@ -54,7 +55,10 @@ class Engine:
         self.name, self.dtype, self.device = parts.name, parts.dtype, parts.device
         spec = parts.spec
         self.max_tokens, self.hidden_size = spec.max_tokens, spec.hidden_size
-        self._rows = Rows(parts.tokenizer, spec.vocab_size, spec.max_tokens)
+        self.embedding = parts.embedding
+        if self.embedding.max_tokens is not None:
+            self.max_tokens = min(self.max_tokens, self.embedding.max_tokens)
+        self._rows = Rows(parts.tokenizer, spec.vocab_size, self.max_tokens)
         self._tokens: list[str] = []
         self._packs: Packs = self._own_packs
 
@@ -82,29 +86,65 @@ class Engine:
     def embed(
         self,
         texts: Sequence[Input],
-        pooling: Literal["mean", "cls", "max"] = "mean",
-        normalize: bool = True,
+        pooling: Literal["mean", "cls", "max"] | None = None,
+        normalize: bool | None = None,
         *,
+        prompt: str | None = None,
         truncate: bool = False,
     ) -> Floats:
         """One vector an input: float32 (n, hidden); (0, hidden) for no inputs.
 
         Args:
             texts: what :meth:`encode` takes.
-            pooling: ``mean`` or ``max`` over all tokens, or ``cls``: the first token.
-            normalize: scale every vector to unit length, so that dot products are cosines.
+            pooling: ``mean`` or ``max`` over all tokens, or ``cls``: the first token. None: what the checkpoint's folder
+                says (see `xlm.inference.embedding`), else ``mean``.
+            normalize: scale every vector to unit length, so that dot products are cosines. None: as the folder says,
+                else True.
+            prompt: the name of one of the checkpoint's prompts, put before every text. None: its default one, if any.
             truncate: cut what is longer than the model instead of refusing it.
 
         Raises:
-            InputError: as in :meth:`encode`, or an unknown ``pooling``.
+            InputError: as in :meth:`encode`, an unknown ``pooling`` or ``prompt``, or a model that is no encoder of texts.
         """
+        pooling = pooling or self.embedding.pooling  # type: ignore[assignment]
         if pooling not in POOLINGS:
             raise InputError(f"pooling is {pooling!r}: it must be one of {', '.join(POOLINGS)}")
-        rows = self._rows(texts, truncate=truncate, name="texts")
+        rows = self._rows(self._prompted(texts, prompt), truncate=truncate, name="texts")
         found = np.zeros((len(rows), self.hidden_size), np.float32)
         for members, lengths, states in self._packs(rows):
             found[members] = pool(_to_numpy(states), lengths, pooling)
-        return normalized(found) if normalize else found
+        return normalized(found) if (self.embedding.normalize if normalize is None else normalize) else found
+
+    def embed_all(
+        self, texts: Sequence[Input], *, prompt: str | None = None, truncate: bool = False
+    ) -> list[dict[str, Any]]:
+        """All vectors of a text in one forward, for checkpoints with bge-m3's heads.
+
+        Returns:
+            One dictionary an input: ``dense`` (hidden,), ``sparse`` {id: weight > 0} and ``multi`` (tokens - 1, width) of
+            unit length, the first token left out; those of the two heads that the checkpoint has.
+
+        Raises:
+            InputError: as in :meth:`embed`.
+        """
+        rows = self._rows(self._prompted(texts, prompt), truncate=truncate, name="texts")
+        heads, special = self.embedding, set(self.tokenizer.all_special_ids)
+        found: list[dict[str, Any]] = [{} for _ in rows]
+        for members, lengths, packed in self._packs(rows):
+            states = _to_numpy(packed)
+            dense = pool(states, lengths, heads.pooling)
+            dense = normalized(dense) if heads.normalize else dense
+            for index, vector, part in zip(members, dense, np.split(states, np.cumsum(lengths)[:-1]), strict=True):
+                found[index]["dense"] = vector
+                if heads.sparse is not None:
+                    found[index]["sparse"] = sparse_weights(heads.sparse(part)[:, 0], rows[index], special)
+                if heads.multi is not None:
+                    found[index]["multi"] = normalized(heads.multi(part[1:]))
+        return found
+
+    def _prompted(self, texts: Sequence[Input], prompt: str | None) -> Sequence[Input]:
+        before = self.embedding.prompt(prompt)
+        return [before + text if isinstance(text, str) else text for text in texts] if before else texts
 
     def fill_mask(self, texts: Sequence[str], top_k: int = 5, *, truncate: bool = False) -> list[dict[str, Any]]:
         """The most probable tokens for every mask of every text.
@@ -133,6 +173,12 @@ class Engine:
                 answers = fill.answers(masked[index], np.stack(rows), self._vocabulary(), top_k)
                 found[index] = {"text": masked[index].text, "masks": answers}
         return found
+
+    def truncated(self, inputs: Sequence[Input]) -> list[int]:
+        """The indices of inputs that are longer than the model, and so would be cut."""
+        return [
+            k for k, row in enumerate(self._rows(inputs, truncate=False, check=False)) if len(row) > self.max_tokens
+        ]
 
     def count_tokens(self, inputs: Sequence[Input]) -> list[int]:
         """How many tokens each input has, special ones included."""

@@ -29,8 +29,10 @@ class Rows:
         self.vocab_size = vocab_size
         self.max_tokens = max_tokens
 
-    def __call__(self, inputs: Sequence[Input], *, truncate: bool, name: str = "inputs") -> list[list[int]]:
-        """One row of ids for each input.
+    def __call__(
+        self, inputs: Sequence[Input], *, truncate: bool, name: str = "inputs", check: bool = True
+    ) -> list[list[int]]:
+        """One row of ids for each input; without ``check`` rows may be longer than the model.
 
         Raises:
             InputError: not a list; an item that is neither text, pair nor ids; an id outside the vocabulary; a row longer
@@ -47,7 +49,7 @@ class Rows:
             elif isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(side, str) for side in item):
                 pairs.append(index)
             else:
-                rows[index] = self._ids(item, truncate, f"{name}[{index}]")
+                rows[index] = self._ids(item, truncate, f"{name}[{index}]", check)
         options: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens} if truncate else {}
         # The two kinds go through the tokenizer as two batches: a pair's options differ from a single text's.
         for group, sides in ((texts, 1), (pairs, 2)):
@@ -57,7 +59,8 @@ class Rows:
             if sides == 2:
                 columns = [[inputs[index][side] for index in group] for side in (0, 1)]
             for index, ids in zip(group, self.tokenizer(*columns, **options)["input_ids"], strict=True):
-                self.check_length(len(ids), f"{name}[{index}]")
+                if check:
+                    self.check_length(len(ids), f"{name}[{index}]")
                 rows[index] = list(ids)
         return [row for row in rows if row is not None]
 
@@ -69,7 +72,7 @@ class Rows:
                 "shorten the text, or cut it with truncate=True (--truncate)"
             )
 
-    def _ids(self, item: Any, truncate: bool, where: str) -> list[int]:
+    def _ids(self, item: Any, truncate: bool, where: str, check: bool) -> list[int]:
         if isinstance(item, np.ndarray):
             item = item.tolist()
         if not isinstance(item, Sequence) or isinstance(item, bytes | bytearray):
@@ -83,7 +86,8 @@ class Rows:
                 raise InputError(f"{where}[{position}] is {value}: ids must lie between 0 and {self.vocab_size - 1}")
         if truncate:
             item = item[: self.max_tokens]
-        self.check_length(len(item), where)
+        if check:
+            self.check_length(len(item), where)
         return [int(value) for value in item]
 
 

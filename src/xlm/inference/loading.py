@@ -15,6 +15,7 @@ from xlm.families.auto import AutoConfig
 from xlm.families.registry import family_of
 from xlm.families.spec import EncoderSpec
 from xlm.hub import resolve
+from xlm.inference.embedding import Embedding, read_embedding
 from xlm.tokenizers import AutoTokenizer
 
 # Weights in memory: their type, and how the encoder's matrices are quantized.
@@ -37,6 +38,7 @@ class Loaded:
     name: str
     dtype: str
     device: torch.device
+    embedding: Embedding
 
 
 def load_parts(path_or_name: str | Path | None, dtype: str, device: str | None) -> Loaded:
@@ -67,7 +69,7 @@ def load_parts(path_or_name: str | Path | None, dtype: str, device: str | None) 
             f"{name}: the tokenizer has {len(tokenizer):,} ids, the model's table {spec.vocab_size:,} rows: "
             "they do not belong together"
         )
-    return Loaded(model, tokenizer, spec, name, dtype, place)
+    return Loaded(model, tokenizer, spec, name, dtype, place, read_embedding(Path(folder)))
 
 
 def find_device(device: str | None) -> torch.device:

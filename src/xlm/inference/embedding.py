@@ -1,0 +1,154 @@
+"""How a checkpoint wants texts turned into vectors, as its folder says it.
+
+Folders of sentence-transformers say it in ``modules.json`` (pooling, unit length, prompts, the longest text); bge-m3 has two
+more heads beside the encoder: ``sparse_linear.pt``, one weight a token, and ``colbert_linear.pt``, one vector a token (Chen et
+al. 2024, arXiv:2402.03216, section 3.1). A folder that says nothing is read as the mean over tokens, of unit length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xlm.checkpoints.foreign.pytorch import open_torch
+from xlm.errors import CheckpointError, InputError
+
+Floats = NDArray[np.float32]
+_KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A head of one matrix: ``weight`` (out, hidden) and ``bias`` (out,), float32."""
+
+    weight: Floats
+    bias: Floats
+
+    def __call__(self, states: Floats) -> Floats:
+        return states @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a folder says of its vectors.
+
+    Attributes:
+        pooling: ``mean``, ``cls`` or ``max``.
+        normalize: whether vectors have unit length.
+        prompts: name -> text that is put before every input.
+        default_prompt: the name of the one that is used when none is asked for.
+        max_tokens: the longest input, special tokens included; None: the model's own limit.
+        declared: whether the folder says any of this.
+        sparse, multi: bge-m3's heads, where the folder has them.
+    """
+
+    pooling: str = "mean"
+    normalize: bool = True
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    max_tokens: int | None = None
+    declared: bool = False
+    sparse: Linear | None = None
+    multi: Linear | None = None
+
+    def prompt(self, name: str | None) -> str:
+        """The text of a prompt; ``None`` is the default one.
+
+        Raises:
+            InputError: there is no such prompt.
+        """
+        if name is None:
+            return self.prompts[self.default_prompt] if self.default_prompt else ""
+        if name not in self.prompts:
+            known = ", ".join(sorted(self.prompts)) or "none"
+            raise InputError(f"prompt is {name!r}: this checkpoint has {known}")
+        return self.prompts[name]
+
+
+def read_embedding(folder: Path) -> Embedding:
+    """Read what ``folder`` says.
+
+    Raises:
+        CheckpointError: a module that is not known here, or a damaged file.
+    """
+    heads = {"sparse": _linear(folder / "sparse_linear.pt"), "multi": _linear(folder / "colbert_linear.pt")}
+    declared = folder / "modules.json"
+    if not declared.is_file():
+        # bge-m3's own head reads the first token; its folder has modules.json too, but a bare copy may not.
+        bare = "cls" if heads["sparse"] or heads["multi"] else "mean"
+        return Embedding(pooling=bare, declared=bare == "cls", **heads)
+    pooling, normalize = "mean", False
+    for module in _json(declared):
+        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+        if kind not in _KNOWN_MODULES:
+            raise CheckpointError(
+                f"{declared}: module {kind!r} is not known: only {', '.join(_KNOWN_MODULES)} are; "
+                "vectors without it would be wrong"
+            )
+        if kind == "Pooling":
+            pooling = _pooling(folder / module["path"] / "config.json")
+        normalize |= kind == "Normalize"
+    settings = _json(folder / "config_sentence_transformers.json", {})
+    longest = _json(folder / "sentence_bert_config.json", {}).get("max_seq_length")
+    prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if isinstance(text, str)}
+    default = settings.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise CheckpointError(f"{folder}: default_prompt_name is {default!r}: there is no such prompt")
+    return Embedding(pooling, normalize, prompts, default, longest, True, **heads)
+
+
+def _pooling(path: Path) -> str:
+    config = _json(path)
+    if isinstance(config.get("pooling_mode"), str):
+        chosen = [config["pooling_mode"]]
+    else:
+        chosen = [
+            key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on
+        ]
+    names = {"cls_token": "cls", "cls": "cls", "mean_tokens": "mean", "mean": "mean", "max_tokens": "max", "max": "max"}
+    if len(chosen) != 1 or chosen[0] not in names:
+        raise CheckpointError(f"{path}: pooling is {chosen}: one of cls_token, mean_tokens, max_tokens is known")
+    if not config.get("include_prompt", True):
+        raise CheckpointError(f"{path}: include_prompt is false: pooling without the prompt's tokens is not known")
+    return names[chosen[0]]
+
+
+def _linear(path: Path) -> Linear | None:
+    if not path.is_file():
+        return None
+    tensors = open_torch(path)
+    if missing := {"weight", "bias"} - set(tensors):
+        raise CheckpointError(
+            f"{path}: {', '.join(sorted(missing))} is missing: it has {', '.join(tensors) or 'nothing'}"
+        )
+    return Linear(tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32))
+
+
+def _json(path: Path, default: Any = None) -> Any:
+    if default is not None and not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def sparse_weights(weights: Floats, ids: list[int], ignored: set[int]) -> dict[int, float]:
+    """id -> the largest weight it has in a text; special tokens and weights that are not above 0 are left out.
+
+    Args:
+        weights: (tokens,) of the sparse head, before its ReLU.
+        ids: the text's tokens.
+        ignored: ids of special tokens.
+    """
+    found: dict[int, float] = {}
+    for token_id, weight in zip(ids, weights.tolist(), strict=True):
+        if weight > max(0.0, found.get(token_id, 0.0)) and token_id not in ignored:
+            found[token_id] = weight
+    return found

@@ -1,0 +1,91 @@
+"""Folders that say how their vectors are made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import xlm
+from xlm.errors import CheckpointError, InputError
+from xlm.inference.embedding import read_embedding, sparse_weights
+
+TEXTS = ["The weather is nice today.", "Il fait beau.", "今天天气很好。", "x"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The bundled model as a sentence-transformers folder that reads the first token and has prompts."""
+    from xlm.assets import bundled_folder
+
+    for file in bundled_folder().iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    kinds = ["Transformer", "Pooling", "Normalize"]
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (kind, path) in enumerate(zip(kinds, ["", "1_Pooling", "2_Normalize"], strict=True))
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 256, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
+    )
+    settings = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": None}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24}))
+    return tmp_path
+
+
+def test_a_sentence_transformers_folder_decides(folder: Path) -> None:
+    engine, plain = xlm.load(folder), xlm.load()
+    assert engine.max_tokens == 24
+    np.testing.assert_allclose(engine.embed(TEXTS), plain.embed(TEXTS, "cls"), atol=1e-6)
+    prompted = plain.embed(["query: " + text for text in TEXTS], "cls")
+    np.testing.assert_allclose(engine.embed(TEXTS, prompt="query"), prompted, atol=1e-6)
+    with pytest.raises(InputError, match="prompt is 'doc'.*passage, query"):
+        engine.embed(TEXTS, prompt="doc")
+    with pytest.raises(InputError, match="limit is 24"):
+        engine.embed(["one two three " * 12])
+
+
+def test_truncated_names_the_long_ones(folder: Path) -> None:
+    engine = xlm.load(folder)
+    assert engine.truncated(["short", "one two three " * 12]) == [1]
+
+
+def test_heads_of_bge_m3(folder: Path) -> None:
+    torch.manual_seed(0)
+    sparse, multi = torch.nn.Linear(256, 1), torch.nn.Linear(256, 8)
+    torch.save(sparse.state_dict(), folder / "sparse_linear.pt")
+    torch.save(multi.state_dict(), folder / "colbert_linear.pt")
+    engine = xlm.load(folder)
+    states = engine.encode(TEXTS)
+    ids = engine.tokenizer(TEXTS)["input_ids"]
+    for found, state, row in zip(engine.embed_all(TEXTS), states, ids, strict=True):
+        with torch.no_grad():
+            weights = sparse(torch.from_numpy(state)).relu()[:, 0]
+            vectors = torch.nn.functional.normalize(multi(torch.from_numpy(state[1:])), dim=-1)
+        wanted: dict[int, float] = {}
+        for token, weight in zip(row, weights.tolist(), strict=True):
+            if weight > 0 and token not in engine.tokenizer.all_special_ids:
+                wanted[token] = max(wanted.get(token, 0.0), weight)
+        assert found["sparse"].keys() == wanted.keys()
+        np.testing.assert_allclose(list(found["sparse"].values()), [wanted[k] for k in found["sparse"]], rtol=1e-4)
+        np.testing.assert_allclose(found["multi"], vectors.numpy(), atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(found["dense"]), 1.0, rtol=1e-5)
+
+
+def test_unknown_modules_are_named(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(CheckpointError, match="'Dense' is not known"):
+        read_embedding(folder)
+
+
+def test_sparse_weights_keep_the_largest() -> None:
+    weights = np.array([0.9, 0.2, 0.5, -1.0, 0.4], np.float32)
+    assert sparse_weights(weights, [0, 7, 7, 8, 2], {0, 2}) == {7: 0.5}
