@@ -1,3 +1,45 @@
+from xlm.backends.flax.auto import FlaxAutoModel as FlaxAutoModel
+from xlm.backends.flax.auto import FlaxAutoModelForCausalLM as FlaxAutoModelForCausalLM
+from xlm.backends.flax.auto import FlaxAutoModelForMaskedLM as FlaxAutoModelForMaskedLM
+from xlm.backends.flax.auto import FlaxAutoModelForMultipleChoice as FlaxAutoModelForMultipleChoice
+from xlm.backends.flax.auto import FlaxAutoModelForQuestionAnswering as FlaxAutoModelForQuestionAnswering
+from xlm.backends.flax.auto import FlaxAutoModelForSequenceClassification as FlaxAutoModelForSequenceClassification
+from xlm.backends.flax.auto import FlaxAutoModelForTokenClassification as FlaxAutoModelForTokenClassification
+from xlm.backends.flax.models import FlaxXLMForMultipleChoice as FlaxXLMForMultipleChoice
+from xlm.backends.flax.models import FlaxXLMForQuestionAnswering as FlaxXLMForQuestionAnswering
+from xlm.backends.flax.models import FlaxXLMForQuestionAnsweringSimple as FlaxXLMForQuestionAnsweringSimple
+from xlm.backends.flax.models import FlaxXLMForSequenceClassification as FlaxXLMForSequenceClassification
+from xlm.backends.flax.models import FlaxXLMForTokenClassification as FlaxXLMForTokenClassification
+from xlm.backends.flax.models import FlaxXLMModel as FlaxXLMModel
+from xlm.backends.flax.models import FlaxXLMRobertaForCausalLM as FlaxXLMRobertaForCausalLM
+from xlm.backends.flax.models import FlaxXLMRobertaForMaskedLM as FlaxXLMRobertaForMaskedLM
+from xlm.backends.flax.models import FlaxXLMRobertaForMultipleChoice as FlaxXLMRobertaForMultipleChoice
+from xlm.backends.flax.models import FlaxXLMRobertaForQuestionAnswering as FlaxXLMRobertaForQuestionAnswering
+from xlm.backends.flax.models import FlaxXLMRobertaForSequenceClassification as FlaxXLMRobertaForSequenceClassification
+from xlm.backends.flax.models import FlaxXLMRobertaForTokenClassification as FlaxXLMRobertaForTokenClassification
+from xlm.backends.flax.models import FlaxXLMRobertaModel as FlaxXLMRobertaModel
+from xlm.backends.flax.models import FlaxXLMRobertaXLForCausalLM as FlaxXLMRobertaXLForCausalLM
+from xlm.backends.flax.models import FlaxXLMRobertaXLForMaskedLM as FlaxXLMRobertaXLForMaskedLM
+from xlm.backends.flax.models import FlaxXLMRobertaXLForMultipleChoice as FlaxXLMRobertaXLForMultipleChoice
+from xlm.backends.flax.models import FlaxXLMRobertaXLForQuestionAnswering as FlaxXLMRobertaXLForQuestionAnswering
+from xlm.backends.flax.models import (
+    FlaxXLMRobertaXLForSequenceClassification as FlaxXLMRobertaXLForSequenceClassification,
+)
+from xlm.backends.flax.models import FlaxXLMRobertaXLForTokenClassification as FlaxXLMRobertaXLForTokenClassification
+from xlm.backends.flax.models import FlaxXLMRobertaXLModel as FlaxXLMRobertaXLModel
+from xlm.backends.flax.models import FlaxXLMWithLMHeadModel as FlaxXLMWithLMHeadModel
+from xlm.backends.flax.outputs import FlaxBaseModelOutput as FlaxBaseModelOutput
+from xlm.backends.flax.outputs import (
+    FlaxBaseModelOutputWithPoolingAndCrossAttentions as FlaxBaseModelOutputWithPoolingAndCrossAttentions,
+)
+from xlm.backends.flax.outputs import FlaxCausalLMOutputWithCrossAttentions as FlaxCausalLMOutputWithCrossAttentions
+from xlm.backends.flax.outputs import FlaxMaskedLMOutput as FlaxMaskedLMOutput
+from xlm.backends.flax.outputs import FlaxMultipleChoiceModelOutput as FlaxMultipleChoiceModelOutput
+from xlm.backends.flax.outputs import FlaxQuestionAnsweringModelOutput as FlaxQuestionAnsweringModelOutput
+from xlm.backends.flax.outputs import FlaxSequenceClassifierOutput as FlaxSequenceClassifierOutput
+from xlm.backends.flax.outputs import FlaxTokenClassifierOutput as FlaxTokenClassifierOutput
+from xlm.backends.flax.outputs import FlaxXLMForQuestionAnsweringOutput as FlaxXLMForQuestionAnsweringOutput
+from xlm.backends.flax.pretrained import FlaxPreTrainedModel as FlaxPreTrainedModel
 from xlm.backends.torch.auto import AutoModel as AutoModel
 from xlm.backends.torch.auto import AutoModelForCausalLM as AutoModelForCausalLM
 from xlm.backends.torch.auto import AutoModelForMaskedLM as AutoModelForMaskedLM

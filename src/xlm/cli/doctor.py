@@ -15,7 +15,7 @@ from xlm.cli.common import JsonOption, print_json, stdout
 # extra -> the packages that it installs, as their distributions are called
 EXTRAS = {
     "torch": ("torch",),
-    "jax": ("jax", "flax"),
+    "jax": ("flax", "jax", "optax"),
     "tf": ("tensorflow", "keras"),
     "train": ("matplotlib", "tensorboard"),
     "convert": ("h5py",),

@@ -1,0 +1,262 @@
+"""Continuing text: greedy search and sampling in one compiled loop.
+
+Models that look left only keep a cache and compute each token once. Others see the whole row anew at every step; where the
+config names a token to be filled in at the end (XLM), that token answers, else the last one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from xlm.backends.flax.encoder import empty_cache
+from xlm.backends.flax.ops import floats, integers
+from xlm.backends.flax.outputs import FlaxSampleOutput
+from xlm.backends.flax.trunk import Call
+from xlm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What shapes a search; hashable, since each is compiled on its own."""
+
+    max_length: int
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    eos: tuple[int, ...] = ()
+    pad: int = 0
+    filled: int | None = None
+    """The token that stands for the next one, where the model answers in its place."""
+    language: int | None = None
+    cached: bool = False
+
+    def check(self, prompt: int, longest: int) -> None:
+        """Refuse impossible values."""
+        if self.max_length <= prompt:
+            raise InputError(
+                f"max_length={self.max_length}: the prompt has {prompt} tokens; raise it or give max_new_tokens"
+            )
+        if self.max_length > longest:
+            raise InputError(f"max_length={self.max_length}: the model has positions for {longest} tokens")
+        if self.temperature <= 0:
+            raise InputError(f"temperature={self.temperature}: must be above 0; for the best token use do_sample=False")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
+
+    def choose(self, logits: Array, key: Array) -> Array:
+        """The next token of each row from its scores (b, vocab)."""
+        if not self.do_sample:
+            return logits.argmax(-1)
+        scores = logits.astype(jnp.float32) / self.temperature
+        if self.top_k:
+            least = lax.top_k(scores, min(self.top_k, scores.shape[-1]))[0][:, -1:]
+            scores = jnp.where(scores < least, -jnp.inf, scores)
+        if self.top_p < 1.0:
+            order = jnp.sort(scores, axis=-1)[:, ::-1]
+            before = jnp.cumsum(jax.nn.softmax(order), axis=-1) - jax.nn.softmax(order)
+            least = jnp.where(before < self.top_p, order, jnp.inf).min(-1, keepdims=True)
+            scores = jnp.where(scores < least, -jnp.inf, scores)
+        return jax.random.categorical(key, scores)
+
+
+class GenerationMixin:
+    """Gives a model :meth:`generate` and the two methods that the reference's own loops call."""
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Whether the model has a head that can continue text."""
+        return True
+
+    def generate(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        *,
+        max_length: int | None = None,
+        max_new_tokens: int | None = None,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        eos_token_id: int | list[int] | None = None,
+        pad_token_id: int | None = None,
+        prng_key: Any = None,
+        params: Any = None,
+    ) -> FlaxSampleOutput:
+        """Continue each row of ``input_ids`` (b, s).
+
+        Args:
+            input_ids: prompts of one length; shorter ones are padded on the left, which ``attention_mask`` (b, s) says.
+            max_length, max_new_tokens: the longest row; ``max_length`` counts the prompt.
+            do_sample: sample instead of taking the best; ``temperature``, ``top_k``, ``top_p`` shape the distribution and
+                ``prng_key`` draws (seed 0 unless given).
+            eos_token_id, pad_token_id: where a row ends, and what fills it then.
+            params: nested or stacked parameters instead of the model's own.
+            Unset values come from the model's config.
+
+        Returns:
+            ``sequences`` (b, max_length): the prompts and what continues them.
+
+        Raises:
+            InputError: no prompt, or an impossible option.
+        """
+        model: Any = self
+        config, spec = model.config, model.spec
+        ids = integers("input_ids", input_ids, spec.vocab_size, "the vocabulary")
+        if ids.ndim != 2 or ids.shape[1] == 0:
+            raise InputError(
+                f"input_ids of shape {tuple(ids.shape)}: a prompt is (batch, tokens) with at least one token"
+            )
+        if getattr(config, "num_beams", 1) > 1:
+            raise InputError(f"num_beams={config.num_beams}: Flax models search greedily or sample; set it to 1")
+
+        def chosen(value: Any, name: str, default: Any) -> Any:
+            found = getattr(config, name, None) if value is None else value
+            return default if found is None else found
+
+        eos = chosen(eos_token_id, "eos_token_id", ())
+        eos = tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+        length = chosen(max_length, "max_length", 20) if max_new_tokens is None else ids.shape[1] + max_new_tokens
+        options = Options(
+            max_length=length,
+            do_sample=bool(chosen(do_sample, "do_sample", False)),
+            temperature=float(chosen(temperature, "temperature", 1.0)),
+            top_k=int(chosen(top_k, "top_k", 0)),
+            top_p=float(chosen(top_p, "top_p", 1.0)),
+            eos=eos,
+            pad=chosen(pad_token_id, "pad_token_id", eos[0] if eos else 0),
+            filled=getattr(config, "mask_token_id", None),
+            language=getattr(config, "lang_id", None) if spec.num_languages else None,
+            cached=spec.is_decoder,
+        )
+        options.check(ids.shape[1], spec.max_tokens - (options.filled is not None))
+        mask = None if attention_mask is None else floats("attention_mask", attention_mask, 0, 1)
+        if mask is not None and tuple(mask.shape) != tuple(ids.shape):
+            raise InputError(
+                f"attention_mask of shape {tuple(mask.shape)}: must be {tuple(ids.shape)} like the prompts"
+            )
+        call = Call(input_ids=ids, attention_mask=mask, dtype=model.dtype)
+        key = jax.random.key(0) if prng_key is None else prng_key
+        return FlaxSampleOutput(_generate(model.graph, options, model._stacked(params), call, key))
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Array, max_length: int, attention_mask: Array | None = None
+    ) -> dict[str, Any]:
+        """What a loop of one's own passes to the first call: an empty cache, a mask of all its places, positions."""
+        model: Any = self
+        batch, length = input_ids.shape
+        given = jnp.ones((batch, length), jnp.int32) if attention_mask is None else jnp.asarray(attention_mask)
+        mask = jnp.ones((batch, max_length), jnp.int32).at[:, :length].set(given.astype(jnp.int32))
+        return {
+            "past_key_values": model.init_cache(batch, max_length),
+            "attention_mask": mask,
+            "position_ids": _positions(model.spec, given),
+        }
+
+    def update_inputs_for_generation(self, model_outputs: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the loop passes to the next call, with one new token a row."""
+        return {
+            **model_kwargs,
+            "past_key_values": model_outputs.past_key_values,
+            "position_ids": model_kwargs["position_ids"][:, -1:] + 1,
+        }
+
+
+def _positions(spec: Any, mask: Array) -> Array:
+    """Positions (b, s) of prompts that are padded on the left: only real tokens count."""
+    real = (mask > 0).astype(jnp.int32)
+    return jnp.clip(real.cumsum(-1) - 1, 0) * real + spec.position_offset - (1 - real) * (spec.position_offset > 0)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _generate(graph: Any, options: Options, params: Any, call: Call, key: Array) -> Array:
+    net = nnx.merge(graph, params)
+    ids = call.input_ids
+    assert ids is not None
+    batch, prompt = ids.shape
+    total = options.max_length
+    rows = jnp.full((batch, total), options.pad, ids.dtype).at[:, :prompt].set(ids)
+    step = _cached(net, call, options) if options.cached else _whole(net, call, options)
+
+    def unfinished(carry: Any) -> Array:
+        at, _, done, _, _ = carry
+        return (at < total) & ~done.all()
+
+    def advance(carry: Any) -> Any:
+        at, rows, done, key, cache = carry
+        key, draw = jax.random.split(key)
+        logits, cache = step(rows, at, cache)
+        token = jnp.where(done, options.pad, options.choose(logits, draw).astype(rows.dtype))
+        if options.eos:
+            done = done | (token[:, None] == jnp.asarray(options.eos)[None]).any(-1)
+        return at + 1, lax.dynamic_update_slice(rows, token[:, None], (0, at)), done, key, cache
+
+    cache = _prefill(net, call, options) if options.cached else None
+    state = (jnp.int32(prompt), rows, jnp.zeros(batch, bool), key, cache)
+    return lax.while_loop(unfinished, advance, state)[1]
+
+
+def _prompt_mask(call: Call, total: int) -> Array:
+    """(b, total): the prompt's mask, and ones for what follows."""
+    assert call.input_ids is not None
+    batch, prompt = call.input_ids.shape
+    mask = jnp.ones((batch, total), jnp.float32)
+    return mask if call.attention_mask is None else mask.at[:, :prompt].set(call.attention_mask.astype(jnp.float32))
+
+
+def _prefill(net: Any, call: Call, options: Options) -> Any:
+    """The cache of the prompt without its last token, which the first step computes."""
+    spec, ids = net.roberta.spec, call.input_ids
+    assert ids is not None
+    cache = empty_cache(spec, ids.shape[0], options.max_length, call.dtype)
+    if ids.shape[1] == 1:
+        return cache
+    mask = _prompt_mask(call, options.max_length)
+    places = _positions(spec, mask)[:, : ids.shape[1] - 1]
+    first = replace(call, input_ids=ids[:, :-1], attention_mask=mask, position_ids=places, past_key_values=cache)
+    return net.states(first).cache
+
+
+def _cached(net: Any, call: Call, options: Options) -> Any:
+    spec, mask = net.roberta.spec, _prompt_mask(call, options.max_length)
+    places = _positions(spec, mask)
+
+    def step(rows: Array, at: Array, cache: Any) -> tuple[Array, Any]:
+        token = lax.dynamic_slice_in_dim(rows, at - 1, 1, axis=1)
+        place = lax.dynamic_slice_in_dim(places, at - 1, 1, axis=1)
+        one = replace(call, input_ids=token, attention_mask=mask, position_ids=place, past_key_values=cache)
+        r = net.states(one)
+        return net.score(r.states[:, -1]), r.cache
+
+    return step
+
+
+def _whole(net: Any, call: Call, options: Options) -> Any:
+    """Every step sees the row so far; what lies behind it is hidden, or padding where the model counts tokens."""
+    total = options.max_length + (options.filled is not None)
+    mask = _prompt_mask(call, total)
+    batch = mask.shape[0]
+
+    def step(rows: Array, at: Array, cache: Any) -> tuple[Array, Any]:
+        wide = jnp.full((batch, total), options.pad, rows.dtype).at[:, : rows.shape[1]].set(rows)
+        asked = at - 1
+        if options.filled is not None:
+            wide = lax.dynamic_update_slice(wide, jnp.full((batch, 1), options.filled, rows.dtype), (0, at))
+            asked = at
+        seen = mask * (jnp.arange(total)[None] <= asked)
+        langs = None if options.language is None else jnp.full_like(wide, options.language)
+        places = None
+        if net.roberta.spec.positions_skip_padding:
+            places = _positions(net.roberta.spec, seen)
+        states = net.states(replace(call, input_ids=wide, attention_mask=seen, langs=langs, position_ids=places)).states
+        return net.score(lax.dynamic_slice_in_dim(states, asked, 1, axis=1)[:, 0]), cache
+
+    return step
