@@ -77,12 +77,12 @@ def read_embedding(folder: Path) -> Embedding:
     Raises:
         CheckpointError: a module that is not known here, or a damaged file.
     """
-    heads = {"sparse": _linear(folder / "sparse_linear.pt"), "multi": _linear(folder / "colbert_linear.pt")}
+    sparse, multi = _linear(folder / "sparse_linear.pt"), _linear(folder / "colbert_linear.pt")
     declared = folder / "modules.json"
     if not declared.is_file():
         # bge-m3's own head reads the first token; its folder has modules.json too, but a bare copy may not.
-        bare = "cls" if heads["sparse"] or heads["multi"] else "mean"
-        return Embedding(pooling=bare, declared=bare == "cls", **heads)
+        bare = "cls" if sparse or multi else "mean"
+        return Embedding(pooling=bare, declared=bare == "cls", sparse=sparse, multi=multi)
     pooling, normalize = "mean", False
     for module in _json(declared):
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
@@ -100,7 +100,7 @@ def read_embedding(folder: Path) -> Embedding:
     default = settings.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise CheckpointError(f"{folder}: default_prompt_name is {default!r}: there is no such prompt")
-    return Embedding(pooling, normalize, prompts, default, longest, True, **heads)
+    return Embedding(pooling, normalize, prompts, default, longest, True, sparse, multi)
 
 
 def _pooling(path: Path) -> str:

@@ -24,7 +24,7 @@ from xlm.batches.packing import pack, split_budget
 from xlm.errors import InputError
 from xlm.inference.embedding import sparse_weights
 from xlm.inference.inputs import Input, Rows
-from xlm.inference.loading import Loaded, load_parts
+from xlm.inference.loading import Loaded, load_parts, tasks_of
 from xlm.tasks import fill
 from xlm.tasks.retrieve import POOLINGS, normalized, pool
 
@@ -48,6 +48,7 @@ class Engine:
         device: where they are.
         max_tokens: the longest input in tokens, special ones included.
         hidden_size: the width of states and embeddings.
+        tasks: what the model can be asked: ``embed``, ``fill-mask``, ``classify``, ...
     """
 
     def __init__(self, parts: Loaded) -> None:
@@ -59,6 +60,7 @@ class Engine:
         if self.embedding.max_tokens is not None:
             self.max_tokens = min(self.max_tokens, self.embedding.max_tokens)
         self._rows = Rows(parts.tokenizer, spec.vocab_size, self.max_tokens)
+        self.tasks = tasks_of(parts.model)
         self._tokens: list[str] = []
         self._packs: Packs = self._own_packs
 

@@ -24,6 +24,18 @@ DTYPES: dict[str, tuple[torch.dtype, str | None]] = {
     "bfloat16": (torch.bfloat16, None),
     "int8": (torch.bfloat16, "int8"),
 }
+# What a model can be asked, by the end of its class's name; the first that fits.
+_TASKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("ForMaskedLM", ("fill-mask", "embed")),
+    ("ForCausalLM", ("generate", "embed")),
+    ("WithLMHeadModel", ("fill-mask", "generate", "embed")),
+    ("ForSequenceClassification", ("classify", "rerank")),
+    ("ForTokenClassification", ("tag",)),
+    ("ForQuestionAnswering", ("answer",)),
+    ("ForQuestionAnsweringSimple", ("answer",)),
+    ("ForMultipleChoice", ("choose",)),
+    ("Model", ("embed",)),
+)
 # An architecture that ends so has a head over the vocabulary.
 _LM_ENDINGS = ("ForMaskedLM", "ForCausalLM", "WithLMHeadModel")
 
@@ -87,3 +99,8 @@ def find_device(device: str | None) -> torch.device:
         first = str(error).splitlines()[0]
         raise ConfigError(f"device is {device!r}: not usable here: {first}") from error
     return place
+
+
+def tasks_of(model: Any) -> tuple[str, ...]:
+    """What a model can be asked: ``embed``, ``fill-mask``, ``classify``, ..."""
+    return next(tasks for ending, tasks in _TASKS if type(model).__name__.endswith(ending))

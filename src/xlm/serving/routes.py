@@ -1,0 +1,304 @@
+"""The routes. Each names its texts, checks their number, and asks the engine in a thread."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from xlm.serving import schema
+from xlm.serving.errors import Refused
+from xlm.serving.served import Desk, Served
+
+router = APIRouter()
+
+
+def _desk(request: Request) -> Desk:
+    return request.app.state.desk
+
+
+def _listed(texts: str | list[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else texts
+
+
+def _nonempty(texts: list[str], param: str) -> list[str]:
+    for index, text in enumerate(texts):
+        if not text.strip():
+            raise Refused(400, f"{param}[{index}] is empty: a text is needed", param)
+    return texts
+
+
+def _serve(request: Request, name: str | None, texts: list[str], param: str, task: str) -> tuple[Desk, Served]:
+    """The model of a request, which must be of the right kind, for so many texts."""
+    desk = _desk(request)
+    desk.check(texts, param)
+    served = desk.find(name)
+    if task not in served.engine.tasks:
+        kind, tasks = type(served.engine.model).__name__, ", ".join(served.engine.tasks)
+        raise Refused(422, f"{served.name} is a {kind}: it cannot {task}, but {tasks}", "model")
+    return desk, served
+
+
+def _say_truncated(response: Response, served: Served, texts: Any) -> None:
+    """Name the inputs that were cut in a header: a cut is never silent."""
+    cut = served.engine.truncated(texts)
+    if cut:
+        response.headers["X-Truncated-Inputs"] = ",".join(map(str, cut[:100]))
+
+
+# -- OpenAI -----------------------------------------------------------------------------------------------------------
+
+
+@router.get("/v1/models", tags=["OpenAI"])
+async def models(request: Request) -> dict[str, Any]:
+    """The models of this server."""
+    return {
+        "object": "list",
+        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "xlm"} for name in _desk(request).models],
+    }
+
+
+@router.post("/v1/embeddings", tags=["OpenAI"])
+async def embeddings(request: Request, body: schema.Embeddings) -> dict[str, Any]:
+    """Vectors of unit length, as OpenAI's clients read them."""
+    inputs: list[Any]
+    if isinstance(body.input, str) or (body.input and isinstance(body.input[0], int)):
+        inputs = [body.input]
+    else:
+        inputs = list(body.input)
+    if not inputs:
+        raise Refused(400, "input is empty: at least one text is needed", "input")
+    texts = [item for item in inputs if isinstance(item, str)]
+    _nonempty(texts, "input")
+    named = [item if isinstance(item, str) else "" for item in inputs]
+    desk, served = _serve(request, body.model, named, "input", "embed")
+    width = served.engine.hidden_size
+    if body.dimensions is not None and body.dimensions > width:
+        raise Refused(400, f"dimensions is {body.dimensions}: this model has {width}", "dimensions")
+
+    def call() -> tuple[np.ndarray, int]:
+        vectors = served.engine.embed(inputs)
+        if body.dimensions is not None:
+            vectors = vectors[:, : body.dimensions]
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors, sum(served.engine.count_tokens(inputs))
+
+    vectors, tokens = await desk.ask(request.scope, call)
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
+            if body.encoding_format == "base64"
+            else vector.tolist(),
+        }
+        for index, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": served.name, "usage": usage}
+
+
+# -- Text embeddings inference ----------------------------------------------------------------------------------------
+
+
+@router.post("/embed", tags=["vectors"])
+async def embed(request: Request, body: schema.Embed, response: Response) -> list[list[float]]:
+    """Vectors of texts."""
+    texts = _listed(body.inputs)
+    desk, served = _serve(request, body.model, texts, "inputs", "embed")
+    options: dict[str, Any] = {"normalize": body.normalize, "truncate": body.truncate}
+    if body.pooling is not None:
+        options["pooling"] = body.pooling
+    if body.prompt_name is not None:
+        options["prompt"] = body.prompt_name
+    vectors = await desk.ask(request.scope, lambda: served.engine.embed(texts, **options))
+    if body.truncate:
+        _say_truncated(response, served, texts)
+    return vectors.tolist()
+
+
+@router.post("/embed_all", tags=["vectors"])
+async def embed_all(request: Request, body: schema.Embed) -> list[dict[str, Any]]:
+    """Dense, sparse and multi-vector outputs of one forward, for checkpoints that have those heads."""
+    texts = _listed(body.inputs)
+    desk, served = _serve(request, body.model, texts, "inputs", "embed")
+    found = await desk.ask(request.scope, lambda: served.engine.embed_all(texts, truncate=body.truncate))
+    return [
+        {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in item.items()}
+        for item in found
+    ]
+
+
+@router.post("/similarity", tags=["vectors"])
+async def similarity(request: Request, body: schema.Similarity) -> list[float]:
+    """Cosines of one sentence with many."""
+    texts = [body.inputs.source_sentence, *body.inputs.sentences]
+    desk, served = _serve(request, body.model, texts, "inputs", "embed")
+    vectors = await desk.ask(request.scope, lambda: served.engine.embed(texts, truncate=body.truncate))
+    return (vectors[1:] @ vectors[0]).tolist()
+
+
+@router.post("/tokenize", tags=["vectors"])
+async def tokenize(request: Request, body: schema.Tokenize) -> list[list[dict[str, Any]]]:
+    """Tokens with their places in the text, in code points."""
+    texts = _listed(body.inputs)
+    desk = _desk(request)
+    desk.check(texts, "inputs")
+    served = desk.find(body.model)
+
+    def call() -> list[list[dict[str, Any]]]:
+        tokenizer = served.engine.tokenizer
+        found = tokenizer(texts, add_special_tokens=body.add_special_tokens, return_offsets_mapping=True)
+        special = set(tokenizer.all_special_ids)
+        answers = []
+        for text, ids, spans in zip(texts, found["input_ids"], found["offset_mapping"], strict=True):
+            tokens = tokenizer.convert_ids_to_tokens(list(ids))
+            answers.append(
+                [
+                    {
+                        "id": int(i),
+                        "token": token,
+                        "text": text[a:b],
+                        "special": i in special,
+                        "start": a,
+                        "stop": b,
+                    }
+                    for i, token, (a, b) in zip(ids, tokens, spans, strict=True)
+                ]
+            )
+        return answers
+
+    return await desk.ask(request.scope, call)
+
+
+@router.get("/info", tags=["service"])
+async def info(request: Request, model: str | None = None) -> dict[str, Any]:
+    """What runs here."""
+    from xlm import __version__
+
+    desk = _desk(request)
+    served = desk.find(model)
+    engine = served.engine
+    return {
+        "model_id": served.name,
+        "models": list(desk.models),
+        "model_type": engine.model.config.model_type,
+        "architecture": type(engine.model).__name__,
+        "model_dtype": engine.dtype,
+        "device": str(engine.device),
+        "max_input_length": engine.max_tokens,
+        "hidden_size": engine.hidden_size,
+        "tasks": engine.tasks,
+        "max_client_batch_size": desk.settings.inputs,
+        "max_batch_tokens": desk.settings.tokens_a_pack,
+        "version": __version__,
+    }
+
+
+@router.post("/predict", tags=["tasks"])
+async def predict(request: Request, body: schema.Predict) -> list[Any]:
+    """Labels as TEI answers them: ``[{"label", "score"}]``, a list of these for many inputs."""
+    single, found = await _classify(request, body)
+    answers = [[{"label": label["label"], "score": label["probability"]} for label in one["labels"]] for one in found]
+    return answers[0] if single else answers
+
+
+@router.post("/classify", tags=["tasks"])
+async def classify(request: Request, body: schema.Predict) -> list[dict[str, Any]]:
+    """Labels with probabilities, best first."""
+    return (await _classify(request, body))[1]
+
+
+async def _classify(request: Request, body: schema.Predict) -> tuple[bool, list[dict[str, Any]]]:
+    single = isinstance(body.inputs, str)
+    inputs: list[Any] = [body.inputs] if isinstance(body.inputs, str) else list(body.inputs)
+    flat = [text for item in inputs for text in ([item] if isinstance(item, str) else item)]
+    pairs: list[Any] = [item if isinstance(item, str) else tuple(item) for item in inputs]
+    for index, item in enumerate(pairs):
+        if isinstance(item, tuple) and len(item) != 2:
+            raise Refused(422, f"inputs[{index}] has {len(item)} texts: a text or a pair is needed", "inputs")
+    desk, served = _serve(request, body.model, flat, "inputs", "classify")
+    return single, await desk.ask(request.scope, lambda: served.engine.classify(pairs, truncate=body.truncate))
+
+
+# -- Reranking --------------------------------------------------------------------------------------------------------
+
+
+@router.post("/rerank", tags=["vectors"])
+@router.post("/v1/rerank", tags=["vectors"])
+@router.post("/v2/rerank", tags=["vectors"])
+async def rerank(request: Request, body: schema.Rerank) -> Any:
+    """Documents by relevance to the query, best first."""
+    if (body.documents is None) == (body.texts is None):
+        raise Refused(422, "give either documents or texts", "documents")
+    param = "texts" if body.documents is None else "documents"
+    items: list[Any] = list(body.documents or body.texts or [])
+    texts = []
+    for index, item in enumerate(items):
+        text = item.get("text") if isinstance(item, dict) else item
+        if not isinstance(text, str):
+            raise Refused(422, f"{param}[{index}] has no field text", param)
+        texts.append(text)
+    if not texts:
+        raise Refused(422, f"{param} is empty: at least one is needed", param)
+    desk, served = _serve(request, body.model, [body.query, *texts], param, "rerank")
+    found = await desk.ask(request.scope, lambda: served.engine.rerank(body.query, texts, truncate=body.truncate))
+    found = found[: body.top_n]
+    if body.documents is None:
+        return [
+            {"index": one["index"], "score": one["score"]} | ({"text": texts[one["index"]]} if body.return_text else {})
+            for one in found
+        ]
+    results = [
+        {"index": one["index"], "relevance_score": one["score"]}
+        | ({"document": {"text": texts[one["index"]]}} if body.return_documents else {})
+        for one in found
+    ]
+    return {
+        "id": request.scope["xlm.id"],
+        "model": served.name,
+        "results": results,
+        "meta": {"api_version": {"version": "2"}},
+    }
+
+
+# -- Tasks ------------------------------------------------------------------------------------------------------------
+
+
+@router.post("/fill-mask", tags=["tasks"])
+async def fill_mask(request: Request, body: schema.FillMask) -> list[dict[str, Any]]:
+    """The most probable tokens for every mask."""
+    texts = _listed(body.inputs)
+    desk, served = _serve(request, body.model, texts, "inputs", "fill-mask")
+    return await desk.ask(request.scope, lambda: served.engine.fill_mask(texts, body.top_k, truncate=body.truncate))
+
+
+@router.post("/tag", tags=["tasks"])
+async def tag(request: Request, body: schema.Tag) -> list[dict[str, Any]]:
+    """Spans with labels, in code points of the text."""
+    texts = _listed(body.inputs)
+    desk, served = _serve(request, body.model, texts, "inputs", "tag")
+    return await desk.ask(request.scope, lambda: served.engine.tag(texts))
+
+
+@router.post("/answer", tags=["tasks"])
+async def answer(request: Request, body: schema.Answer) -> list[dict[str, Any]]:
+    """Answers as spans of their contexts."""
+    questions, contexts = _listed(body.question), _listed(body.context)
+    if len(questions) != len(contexts):
+        raise Refused(
+            422, f"question has {len(questions)} texts, context {len(contexts)}: as many are needed", "context"
+        )
+    desk, served = _serve(request, body.model, [*questions, *contexts], "context", "answer")
+    return await desk.ask(request.scope, lambda: served.engine.answer(questions, contexts, top_k=body.top_k))
+
+
+@router.post("/choose", tags=["tasks"])
+async def choose(request: Request, body: schema.Choose) -> dict[str, Any]:
+    """Which choice goes on from the prompt."""
+    desk, served = _serve(request, body.model, [body.prompt, *body.choices], "choices", "choose")
+    options: dict[str, Any] = {"questions": [body.question]} if body.question else {}
+    found = await desk.ask(request.scope, lambda: served.engine.choose([body.prompt], [body.choices], **options))
+    return found[0]

@@ -1,0 +1,83 @@
+"""The server process: listen, and on SIGTERM finish what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from xlm.serving.app import create_app
+from xlm.serving.settings import Settings
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with a drain: not ready at once, closed when the last request is answered, or when time is over."""
+
+    def __init__(self, config: uvicorn.Config, desk: Any, settings: Settings) -> None:
+        super().__init__(config)
+        self.desk, self.settings = desk, settings
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.desk.draining or sig == signal.SIGINT:  # asked twice, or by hand: now
+            super().handle_exit(sig, frame)
+            return
+        self.desk.draining = True
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        end = time.monotonic() + self.settings.drain_seconds
+        time.sleep(0.2)  # for a load balancer's last look at /ready
+        while self.desk.under_way and time.monotonic() < end:
+            time.sleep(0.05)
+        self.should_exit = True
+
+
+def run(
+    engines: dict[str, Any],
+    settings: Settings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    log_requests: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve until told to stop; returns after SIGTERM or Ctrl-C when all is answered."""
+    app = create_app(engines, settings)
+    if log_requests:
+        access = logging.getLogger("xlm.serving.access")
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        access.handlers, access.propagate = [handler], False
+        access.setLevel(logging.INFO)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=round(settings.drain_seconds),
+        backlog=4096,
+    )
+    server = _Server(config, app.state.desk, settings)
+
+    async def main() -> None:
+        serving = asyncio.ensure_future(server.serve())
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if server.started:
+            place = server.servers[0].sockets[0].getsockname()
+            shown = f"[{place[0]}]" if ":" in place[0] else place[0]
+            say(f"{', '.join(engines)} at http://{shown}:{place[1]}  (page: /  interface: /docs  stop: Ctrl-C)")
+        await serving
+
+    asyncio.run(main())

@@ -1,0 +1,222 @@
+"""Who is computed next: rows of all waiting requests, packed by a budget of tokens, one forward after the other.
+
+Requests share the model by virtual time (start-time fair queueing, Goyal et al. 1996): the k-th row of a request stands
+where the request arrived plus the tokens of its rows before it, so one short text passes a request of ten thousand. There
+is no padding and no waiting for a batch to fill: whatever waits when the model is free runs, up to the budget.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlm.errors import XLMError
+
+log = logging.getLogger(__name__)
+
+Pack = tuple[list[int], list[int], Tensor]
+"""Indices of rows, their lengths, their states (tokens, hidden) end to end."""
+
+
+class Overloaded(XLMError):
+    """Too much waits already; ``seconds`` is when to try again."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = max(1, round(seconds))
+
+
+class Abandoned(XLMError):
+    """Nobody waits for the answer any more: the client has gone or its time is over."""
+
+
+class Ticket:
+    """One request: whether anybody still wants it, until when, and what it cost."""
+
+    def __init__(self, seconds: float = float("inf")) -> None:
+        self.deadline = time.monotonic() + seconds
+        self.tokens = 0
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Nobody wants it any more; rows that still wait are dropped."""
+        self._cancelled.set()
+
+    @property
+    def over(self) -> bool:
+        """Cancelled, or too late."""
+        return self._cancelled.is_set() or time.monotonic() > self.deadline
+
+
+current_ticket: ContextVar[Ticket | None] = ContextVar("current_ticket", default=None)
+
+
+class _Job:
+    """The rows that one call of a request waits for."""
+
+    def __init__(self, rows: Sequence[Sequence[int]], ticket: Ticket) -> None:
+        self.rows, self.ticket = rows, ticket
+        self.done: SimpleQueue[Pack | BaseException] = SimpleQueue()
+        self.failed = False
+
+
+class Scheduler:
+    """A model's only user: a thread that runs packs of rows.
+
+    Args:
+        run: the model: rows of ids -> states (tokens, hidden) of all rows end to end, in their order.
+        tokens_a_pack: the budget of one forward; a longer row runs alone.
+        waiting_tokens: how many tokens may wait.
+    """
+
+    def __init__(
+        self, run: Callable[[list[Sequence[int]]], Tensor], tokens_a_pack: int = 1024, waiting_tokens: int = 400_000
+    ) -> None:
+        self._run, self._budget, self._limit = run, tokens_a_pack, waiting_tokens
+        self._heap: list[tuple[float, int, int, _Job]] = []
+        self._wake = threading.Condition()
+        self._virtual, self._count, self._closing = 0.0, 0, False
+        self.waiting = 0
+        self.computed = 0
+        self.dropped = 0
+        self.rate = 1000.0
+        """Tokens a second, a moving average."""
+        self.on_pack: Callable[[int, float], None] = lambda tokens, seconds: None
+        self._thread = threading.Thread(target=self._serve, name="xlm-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """The thread runs."""
+        return self._thread.is_alive()
+
+    def packs(self, rows: Sequence[Sequence[int]]) -> Iterator[Pack]:
+        """What `Engine` calls instead of running rows itself: yields every row once, as it is ready.
+
+        Raises:
+            Overloaded: more tokens would wait than may.
+            Abandoned: the request's ticket is over.
+        """
+        ticket = current_ticket.get() or Ticket()
+        job = _Job(rows, ticket)
+        tokens = sum(len(row) for row in rows)
+        ticket.tokens += tokens
+        with self._wake:
+            if self._closing:
+                raise Overloaded("the server is shutting down", 5)
+            if self.waiting and self.waiting + tokens > self._limit:
+                raise Overloaded(
+                    f"{self.waiting:,} tokens wait for the model, {tokens:,} more would exceed the limit of {self._limit:,}",
+                    self.waiting / self.rate,
+                )
+            place = self._virtual
+            for index, row in enumerate(rows):
+                place += len(row)
+                self._count += 1
+                heapq.heappush(self._heap, (place, self._count, index, job))
+            self.waiting += tokens
+            self._wake.notify()
+        left = len(rows)
+        while left:
+            found = job.done.get()
+            if isinstance(found, BaseException):
+                raise found
+            left -= len(found[0])
+            yield found
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Finish what waits, then end the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(seconds)
+
+    def _take(self) -> list[tuple[int, _Job]]:
+        """The next rows, their budget's worth, longest first; empty when closing."""
+        with self._wake:
+            while True:
+                chosen: list[tuple[int, _Job]] = []
+                tokens = 0
+                while self._heap:
+                    place, _, index, job = self._heap[0]
+                    length = len(job.rows[index])
+                    if job.failed or job.ticket.over:
+                        heapq.heappop(self._heap)
+                        self.waiting -= length
+                        self.dropped += length
+                        _fail(job, Abandoned("nobody waits for the answer any more"))
+                        continue
+                    if chosen and tokens + length > self._budget:
+                        break
+                    heapq.heappop(self._heap)
+                    self.waiting -= length
+                    self._virtual = max(self._virtual, place - length)
+                    tokens += length
+                    chosen.append((index, job))
+                if chosen:
+                    return sorted(chosen, key=lambda item: -len(item[1].rows[item[0]]))
+                if self._closing:
+                    return []
+                self._wake.wait()
+
+    def _serve(self) -> None:
+        while chosen := self._take():
+            started = time.monotonic()
+            self._compute(chosen)
+            tokens = sum(len(job.rows[index]) for index, job in chosen)
+            seconds = max(time.monotonic() - started, 1e-6)
+            self.computed += tokens
+            self.rate += 0.1 * (tokens / seconds - self.rate)
+            self.on_pack(tokens, seconds)
+
+    def _compute(self, chosen: list[tuple[int, _Job]]) -> None:
+        """Run rows and hand them out; when that fails, run halves, so that one bad row fails alone."""
+        try:
+            with torch.inference_mode():
+                states = self._run([job.rows[index] for index, job in chosen])
+        except Exception as error:
+            if len(chosen) == 1:
+                log.warning("a row of %d tokens failed: %s", len(chosen[0][1].rows[chosen[0][0]]), type(error).__name__)
+                _fail(chosen[0][1], error)
+                return
+            middle = len(chosen) // 2
+            self._compute(chosen[:middle])
+            self._compute(chosen[middle:])
+            return
+        lengths = [len(job.rows[index]) for index, job in chosen]
+        parts = states.split(lengths)
+        members: dict[int, list[int]] = {}
+        for at, (_, job) in enumerate(chosen):
+            members.setdefault(id(job), []).append(at)
+        for group in members.values():
+            job = chosen[group[0]][1]
+            own = torch.cat([parts[at] for at in group])
+            job.done.put(([chosen[at][0] for at in group], [lengths[at] for at in group], own))
+
+
+def _fail(job: _Job, error: BaseException) -> None:
+    if not job.failed:
+        job.failed = True
+        job.done.put(error)
+
+
+def model_runner(model: Any, device: torch.device) -> Callable[[list[Sequence[int]]], Tensor]:
+    """The model as `Scheduler` wants it."""
+    from xlm.batches.batch import Batch
+    from xlm.batches.packing import pack
+
+    def run(rows: list[Sequence[int]]) -> Tensor:
+        ids, lengths = pack([np.asarray(row) for row in rows])
+        return model.states(Batch.packed(torch.as_tensor(ids, device=device), lengths))
+
+    return run

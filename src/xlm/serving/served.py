@@ -1,0 +1,114 @@
+"""A model in service: its engine, whose rows run through the scheduler, and the threads that ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from xlm.serving.errors import Refused
+from xlm.serving.scheduler import Abandoned, Overloaded, Scheduler, Ticket, current_ticket, model_runner
+from xlm.serving.settings import Settings
+
+T = TypeVar("T")
+
+
+class Served:
+    """One model under a name."""
+
+    def __init__(self, name: str, engine: Any, settings: Settings) -> None:
+        self.name, self.engine = name, engine
+        run = model_runner(engine.model, engine.device)
+        self.scheduler = Scheduler(run, settings.tokens_a_pack, settings.waiting_tokens)
+        engine.run_with(self.scheduler.packs)
+
+
+class Desk:
+    """Where requests wait for a thread: tokenizing and answering happen there, computing in the scheduler's."""
+
+    def __init__(self, models: list[Served], settings: Settings) -> None:
+        self.models = {model.name: model for model in models}
+        self.settings = settings
+        self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="xlm-request")
+        self._lock = threading.Lock()
+        self.under_way = 0
+        self.draining = False
+
+    def find(self, name: str | None) -> Served:
+        """The model of a request: by name, or the only (else the first) one."""
+        if name is None or (name not in self.models and len(self.models) == 1 and name in ("", "default")):
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise Refused(404, f"model is {name!r}: this server has {known}", "model")
+        return self.models[name]
+
+    def check(self, texts: list[str], param: str) -> None:
+        """Refuse too many or too long texts before anything is tokenized."""
+        if len(texts) > self.settings.inputs:
+            raise Refused(413, f"{param} has {len(texts):,} texts, the limit is {self.settings.inputs:,}", param)
+        characters = sum(map(len, texts))
+        if characters > self.settings.characters:
+            raise Refused(
+                413, f"{param} has {characters:,} characters, the limit is {self.settings.characters:,}", param
+            )
+
+    async def ask(self, scope: Any, call: Callable[[], T]) -> T:
+        """Run ``call`` in a thread; give it up when the client goes or the time is over.
+
+        Raises:
+            Overloaded: too many requests already.
+            Abandoned: given up.
+        """
+        if self.under_way >= self.settings.requests:
+            raise Overloaded(f"{self.under_way:,} requests are under way, the limit is {self.settings.requests:,}", 1)
+        ticket = Ticket(self.settings.answer_seconds)
+        gone: asyncio.Event = scope["xlm.gone"]
+
+        def work() -> T:
+            if ticket.over:
+                raise Abandoned("nobody waits for the answer any more")
+            current_ticket.set(ticket)
+            try:
+                return call()
+            finally:
+                current_ticket.set(None)
+
+        self.under_way += 1
+        future = asyncio.get_running_loop().run_in_executor(self.pool, work)
+        leaving = asyncio.ensure_future(gone.wait())
+        try:
+            await asyncio.wait(
+                {future, leaving}, timeout=self.settings.answer_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not future.done():
+                ticket.cancel()
+                future.cancel()
+                future.add_done_callback(_forget)
+                raise Abandoned("the client has gone, or the time for an answer is over")
+            return future.result()
+        finally:
+            self.under_way -= 1
+            leaving.cancel()
+            scope["xlm.tokens"] = ticket.tokens
+
+    def close(self) -> None:
+        """End the threads."""
+        for model in self.models.values():
+            model.scheduler.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _forget(future: asyncio.Future[Any]) -> None:
+    """Take the outcome of an abandoned future, so that nothing complains of it."""
+    if not future.cancelled():
+        future.exception()
+
+
+def name_of(path_or_name: str | Path) -> str:
+    """What a model is called in requests: a hub name as it is, a folder by its own name."""
+    path = Path(path_or_name)
+    return path.resolve().name if path.is_dir() else str(path_or_name)
