@@ -69,7 +69,7 @@ class Answer(Task):
             at = before_second(tokenizer, len(question))
             found.details.append((offsets, spans, at))
             found.lengths.append(len(whole) + len(ids) + special)
-            found.cut += len(whole) > len(question)
+            found.cut |= {number} if len(whole) > len(question) else set()
             for start, end in spans:
                 target = None
                 if training:

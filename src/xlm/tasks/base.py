@@ -42,8 +42,8 @@ class Features:
     """The items of a list of examples, in their order, and what the conversion noticed."""
 
     items: list[Item] = field(default_factory=list)
-    cut: int = 0
-    """Examples of which a part was cut off."""
+    cut: set[int] = field(default_factory=set)
+    """Numbers of the examples of which a part was cut off."""
     lengths: list[int] = field(default_factory=list)
     """Tokens of every example before anything was cut, special ones included."""
     details: list[Any] = field(default_factory=list)

@@ -45,7 +45,7 @@ class Choose(Task):
             rows = [joined(tokenizer, prompt, next(choices), max_tokens) for _ in example.choices]
             found.items.append(Item(number, tuple(row for row, _, _ in rows), example.label if training else None))
             found.lengths.append(max(whole for _, whole, _ in rows))
-            found.cut += any(cut for _, _, cut in rows)
+            found.cut |= {number} if any(cut for _, _, cut in rows) else set()
         return found
 
     def answers(self, examples: Sequence[ChoiceExample], features: Features, scores: Sequence[Scores]) -> list[Any]:

@@ -86,7 +86,7 @@ class Classify(Task):
             target = self.target(example, f"example {example.id or number}") if training else None
             found.items.append(Item(number, (row,), target))
             found.lengths.append(whole)
-            found.cut += cut
+            found.cut |= {number} if cut else set()
         return found
 
     def target(self, example: TextExample, where: str) -> Any:

@@ -45,7 +45,7 @@ class Embed(Task):
             made = [joined(tokenizer, next(rows), None, max_tokens) for _ in column]
             found.items.append(Item(number, tuple(row for row, _, _ in made), number))
             found.lengths.append(max(whole for _, whole, _ in made))
-            found.cut += any(cut for _, _, cut in made)
+            found.cut |= {number} if any(cut for _, _, cut in made) else set()
         return found
 
     def answers(self, examples: Sequence[PairExample], features: Features, scores: Sequence[Scores]) -> list[Any]:

@@ -30,7 +30,6 @@ class LanguageTask(Task):
         offsets = np.cumsum([0, *(len(line) for line in lines)])
         at = before_first(tokenizer)
         found.lengths = [len(line) + special for line in lines]
-        found.cut = sum(length > max_tokens for length in found.lengths)
         if ids:
             for start, end in complete_blocks(offsets, max_tokens - special).tolist():
                 row = np.asarray(tokenizer.build_inputs_with_special_tokens(ids[start:end]), np.int64)

@@ -36,7 +36,7 @@ class Rerank(Task):
                 wholes.append(whole)
                 cuts.append(cut)
             found.lengths.append(max(wholes))
-            found.cut += any(cuts)
+            found.cut |= {number} if any(cuts) else set()
         return found
 
     def answers(self, examples: Sequence[PairExample], features: Features, scores: Sequence[Scores]) -> list[Any]:

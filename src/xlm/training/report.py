@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from xlm.training.evaluate import LanguageScore
@@ -65,6 +65,11 @@ class Reporter:
         """One line on stderr."""
         if not self._quiet:
             self.console.print(message)
+
+    def show(self, what: RenderableType) -> None:
+        """A table or another block on stderr."""
+        if not self._quiet:
+            self.console.print(what)
 
     def record(self, record: dict[str, Any]) -> None:
         """Keep a record in every sink."""
@@ -164,7 +169,8 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     train = [r for r in records if r["kind"] == "train"]
-    valid = [r for r in records if r["kind"] == "valid"]
+    valid = [r for r in records if r["kind"] == "valid" and "loss" in r]
+    scored = [r for r in records if r["kind"] == "valid" and "loss" not in r]
     figure, (top, bottom) = pyplot.subplots(2, 1, figsize=(8, 7), height_ratios=(3, 1), sharex=True)
     names = sorted({key for r in train for key in r if key.startswith("loss_")})
     for name in names:
@@ -173,6 +179,12 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
     if valid:
         top.plot([r["step"] for r in valid], [r["loss"] for r in valid], "k.-", label="held-out text")
     top.set_ylabel("loss (nats)")
+    if scored:  # fine-tuning: scores of the evaluation files, by name
+        right = top.twinx()
+        for name in sorted(scored[0].keys() - {"step", "kind"}):
+            right.plot([r["step"] for r in scored], [r[name] for r in scored], ".--", label=name)
+        right.set_ylabel("score")
+        right.legend(loc="lower right")
     if names or valid:
         top.legend()
     top.grid(alpha=0.3)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,14 @@ class Processes:
     def most(self, values: Sequence[float]) -> list[float]:
         """The largest of every value over the processes."""
         return self._reduce(values, dist.ReduceOp.MAX) if self.world > 1 else [float(value) for value in values]
+
+    def share(self, value: Any) -> Any:
+        """The first process's ``value`` in all of them; plain Python values."""
+        if self.world == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0)
+        return held[0]
 
     def _reduce(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"

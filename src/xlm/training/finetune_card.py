@@ -1,0 +1,86 @@
+"""The model card of a fine-tuned model: what it was trained on and how, what it scored, and how to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xlm.training.finetune_data import Prepared
+from xlm.training.finetune_recipe import FineTune
+
+# task -> what a user writes; the pipeline that hubs know it by
+_USE = {
+    "classify": ('engine.classify(["a text"])', "text-classification"),
+    "tag": ('engine.tag(["Marie Curie was born in Warsaw."])', "token-classification"),
+    "answer": ('engine.answer(["Where?"], ["In Warsaw."])', "question-answering"),
+    "choose": ('engine.choose(["It rained."], [["The street is wet.", "The sun shines."]])', "multiple-choice"),
+    "embed": ('engine.embed(["a text", "un texte"])', "feature-extraction"),
+    "rerank": ('engine.rerank("a query", ["a document", "another"])', "text-ranking"),
+    "fill": ('engine.fill_mask(["A <mask> text."])', "fill-mask"),
+    "generate": ('engine.generate(["Once upon"])', "text-generation"),
+}
+
+
+def write_card(
+    folder: Path,
+    model: Any,
+    recipe: FineTune,
+    data: Prepared,
+    rate: float,
+    step: int,
+    scores: dict[str, float],
+    alarms: list[str],
+) -> None:
+    """Write ``README.md``."""
+    use, pipeline = _USE[recipe.task]
+    base = recipe.model or "xlmr-mini (comes with the package)"
+    languages = sorted({name for part in data.report.values() for name in part if name not in ("?", "all")})
+    front = ["---", "library_name: xlm", f"pipeline_tag: {pipeline}"]
+    front += [f"base_model: {json.dumps(recipe.model)}"] if recipe.model else []
+    front += ["language:", *(f"- {json.dumps(name)}" for name in languages)] if languages else []
+    front += ["tags:", "- xlm", f"- {model.config.model_type}", "---", ""]
+    parameters = model.num_parameters()
+    lines = [*front, f"# {base.split(' ')[0].rpartition('/')[2]}, fine-tuned: {recipe.task}", ""]
+    lines += [f"`{type(model).__name__}`, {parameters:,} parameters, from {base}.", ""]
+    lines += ["```python", "import xlm", "", 'engine = xlm.load("path/to/this/folder")', use, "```", ""]
+    if data.task.labels:
+        lines += [f"Labels: {', '.join(f'`{label}`' for label in data.task.labels)}.", ""]
+    lines += ["## Training data", "", "| files | language | rows | tokens, mean | cut % | unknown % |"]
+    lines += ["| --- | --- | --: | --: | --: | --: |"]
+    for name, parts in data.report.items():
+        shown = "train" if name == "train" else "evaluation"
+        for language, part in parts.items():
+            figures = f"{part.rows:,} | {part.mean_length:.0f} | {100 * part.truncated:.1f} | {100 * part.unknown:.2f}"
+            lines.append(f"| {shown} | {language} | {figures} |")
+    lines += ["", f"Files: {', '.join(f'`{path}`' for path in [*_listed(recipe.train), *_listed(recipe.eval)])}.", ""]
+    lines += ["## Training", ""]
+    lines += [
+        f"{recipe.tuning.kind} fine-tuning, {recipe.epochs:g} epochs in batches of {recipe.batch}, AdamW at {rate:.2g} with "
+        f"{recipe.warmup:g} warm-up and {recipe.decay} decay, weight decay {recipe.weight_decay:g}, seed {recipe.seed}; "
+        f"the weights are those of step {step}.",
+        "",
+        "## Evaluation",
+        "",
+    ]
+    if scores:
+        lines += [
+            "| score | value |",
+            "| --- | --: |",
+            *(f"| {name} | {value:.4f} |" for name, value in scores.items()),
+        ]
+        lines += ["", "On the evaluation files above; the best checkpoint was chosen by the same files."]
+    else:
+        lines += ["Nothing was evaluated: there were no evaluation files."]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Trained and scored on the data above only; other domains and languages are untested.",
+    ]
+    lines += ["", *(f"- Alarm while training: {alarm}" for alarm in alarms)]
+    (folder / "README.md").write_text("\n".join(lines).rstrip() + "\n", "utf-8")
+
+
+def _listed(paths: str | list[str] | None) -> list[str]:
+    return [paths] if isinstance(paths, str) else list(paths or ())

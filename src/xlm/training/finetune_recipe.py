@@ -1,0 +1,214 @@
+"""A fine-tuning recipe: what is learnt from which files, how, and for how long; the fields and defaults are these classes.
+
+xlm finetune --task classify --train train.jsonl --eval dev.jsonl --set epochs=5
+xlm.finetune("classify", train="train.jsonl", eval="dev.jsonl", epochs=5)
+xlm finetune recipe.yaml        # input paths are relative to the recipe's folder, the output to the current one
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from xlm.data.examples import COLUMNS, Bio
+from xlm.data.tables import HUB
+from xlm.errors import ConfigError
+from xlm.tasks.classify import Problem
+from xlm.training.recipe import Optimizer, Schedule
+from xlm.training.schema import bounded, build
+
+TaskName = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "fill", "generate"]
+TASKS: tuple[str, ...] = tuple(COLUMNS)
+
+
+@dataclass(frozen=True)
+class Data:
+    """How the files are read. ``{language}`` in a file's name stands for the language of its rows."""
+
+    columns: dict[str, str] = field(default_factory=dict)  # field -> column, where names are unusual
+    format: str | None = None  # None: by the file's ending
+    languages: list[str] | None = None  # of a pattern; None: all there are
+    language: str | None = None  # of files that do not say
+    train_where: dict[str, Any] = field(default_factory=dict)  # column -> value of the rows to train on
+    eval_where: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = bounded(None, low=1)  # first rows of every training file
+    max_bad: float = bounded(0.01, low=0.0)  # bad rows put up with: a share below 1, or a number
+    bio: Bio = "repair"  # I- without B-: repaired as conlleval reads it, kept, or a bad row
+    labels: list[str] | None = None  # None: those of the training files
+    problem: Problem | None = None  # of classify; None: by the labels
+    max_tokens: int = bounded(256, low=8)  # of a row; the model's limit if that is lower
+
+
+@dataclass(frozen=True)
+class Questions:
+    """How contexts are cut and answers chosen (task ``answer``)."""
+
+    stride: int = bounded(64, low=0)
+    max_question: int = bounded(64, low=1)
+    max_answer: int = bounded(30, low=1)
+    unanswerable: bool | None = None  # None: whether a training example has no answer
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters, saved as ``peft`` reads them."""
+
+    rank: int = bounded(8, low=1)
+    alpha: float = bounded(16.0, above=0.0)
+    dropout: float = bounded(0.0, low=0.0, high=0.9)
+    targets: list[str] = field(default_factory=lambda: ["query", "value"])  # ends of the names of linear layers
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Which weights learn: all, the head alone, or adapters and the head."""
+
+    kind: Literal["full", "frozen", "lora"] = "full"
+    lora: Lora = field(default_factory=Lora)
+    frozen_layers: int = bounded(0, low=0)  # the embeddings and so many layers from below stay as they are
+    layer_decay: float = bounded(1.0, above=0.0, high=1.0)  # factor of the learning rate from a layer to the one below
+    head_rate: float = bounded(1.0, above=0.0)  # factor of the learning rate of the head
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Bi-encoders (task ``embed``)."""
+
+    pooling: Literal["mean", "cls"] = "mean"
+    temperature: float = bounded(0.05, above=0.0)
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Everything a fine-tuning needs."""
+
+    task: TaskName
+    train: str | list[str]
+    model: str | None = None  # a folder or a name on the hub; None: the bundled model
+    eval: str | list[str] | None = None
+    output: str = "runs/finetune"
+    epochs: float = bounded(3.0, above=0.0)
+    batch: int = bounded(32, low=1)  # examples a step, over all processes
+    micro_tokens: int = bounded(16384, low=64)  # tokens of a forward pass: memory, not results
+    learning_rate: float | None = bounded(None, above=0.0)  # None: by the model's width and the tuning
+    weight_decay: float = bounded(0.01, low=0.0)
+    warmup: float = bounded(0.1, low=0.0)  # a share of the run, or steps
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    clip: float | None = bounded(1.0, above=0.0)
+    dropout: float | None = bounded(None, low=0.0, high=0.9)  # None: the model's own
+    mask_rate: float = bounded(0.15, above=0.0, high=0.9)  # task fill
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    evaluations: float = bounded(1.0, above=0.0)  # an epoch
+    patience: int | None = bounded(None, low=1)  # stop after so many evaluations without a better score
+    metric: str | None = None  # that chooses the best checkpoint; None: the task's
+    data: Data = field(default_factory=Data)
+    questions: Questions = field(default_factory=Questions)
+    tuning: Tuning = field(default_factory=Tuning)
+    contrast: Contrast = field(default_factory=Contrast)
+    seed: int = bounded(1, low=0)
+    log: int = bounded(10, low=1)  # steps
+    checkpoint_minutes: float = bounded(10.0, low=0.0)
+    keep: int = bounded(1, low=1)  # checkpoints
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    threads: int | None = bounded(None, low=1)
+    max_minutes: float | None = bounded(None, above=0.0)
+    max_truncated: float = bounded(0.1, low=0.0, high=1.0)  # alarm when more of the examples are cut
+    on_alarm: Literal["warn", "stop"] = "warn"
+    base: str = "."  # the recipe's folder: what input paths are relative to
+
+    def paths(self, name: Literal["train", "eval"]) -> list[str]:
+        """The files of ``train`` or ``eval`` as they are on this machine."""
+        given = getattr(self, name)
+        listed = [given] if isinstance(given, str) else list(given or ())
+        return [one if one.startswith(HUB) else str(_under(self.base, one)) for one in listed]
+
+    def optimizer(self, rate: float) -> Optimizer:
+        """The optimizer's constants at a learning rate."""
+        return Optimizer(
+            learning_rate=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=self.weight_decay, clip=self.clip
+        )
+
+    def schedule(self, steps: int) -> Schedule:
+        """The learning rate's course over ``steps``."""
+        return Schedule(steps=steps, warmup=min(self.warmup, float(steps)), decay=self.decay)
+
+
+# Where, how long and how loudly a run computes: what may change when it is resumed.
+_FREE = {"output", "device", "threads", "max_minutes", "base", "log", "checkpoint_minutes", "keep", "on_alarm"}
+
+
+def default_rate(hidden_size: int, tuning: Tuning) -> float:
+    """2e-5 for models 768 wide, as XLM-R base is fine-tuned, falling with the square of the width (1e-5 for large); ten
+    times as much for adapters, and at least 1e-3 where only a head learns."""
+    rate = 2e-5 * (768 / hidden_size) ** 2
+    if tuning.kind == "frozen":
+        return max(10 * rate, 1e-3)
+    return 10 * rate if tuning.kind == "lora" else rate
+
+
+def changed(before: Mapping[str, Any], recipe: FineTune) -> list[str]:
+    """``field was X, is Y`` for every field that decides the weights and differs from those of an earlier recipe."""
+    current = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return [
+        f"{name} was {before.get(name)}, is {value}"
+        for name, value in current.items()
+        if name not in _FREE and name in before and before[name] != value
+    ]
+
+
+def load_finetune(path: str | Path) -> dict[str, Any]:
+    """The values of a recipe file, with ``base`` set to its folder.
+
+    Raises:
+        ConfigError: it cannot be read, or is no mapping.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"recipe {path}: cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {path}: it must hold a mapping of fields, not {type(values).__name__}")
+    values.setdefault("base", str(path.resolve().parent))
+    return values
+
+
+def make_recipe(values: Mapping[str, Any]) -> FineTune:
+    """A checked recipe from plain values.
+
+    Raises:
+        ConfigError: an unknown, missing, mistyped or impossible field.
+    """
+    values = dict(values)
+    if "task" not in values:
+        raise ConfigError(f"task is missing: it must be one of {', '.join(TASKS)}")
+    for name in ("train", "eval", "model"):
+        if isinstance(values.get(name), Path):
+            values[name] = str(values[name])
+    if isinstance(values.get("output"), Path):
+        values["output"] = str(values["output"])
+    recipe = build(FineTune, values)
+    if not recipe.paths("train"):
+        raise ConfigError("train is empty: at least one file is needed")
+    if recipe.patience is not None and recipe.eval is None:
+        raise ConfigError(f"patience is {recipe.patience}: stopping early needs eval, a file to score on")
+    if recipe.class_weights != "none" and recipe.task not in ("classify", "tag"):
+        raise ConfigError(f"class_weights: {recipe.task} has no classes: it must be none")
+    if recipe.tuning.kind == "frozen" and recipe.task in ("embed", "fill", "generate"):
+        raise ConfigError(f"tuning.kind is frozen: {recipe.task} has no head of its own that could learn")
+    return recipe
+
+
+def _under(base: str, path: str) -> Path:
+    given = Path(path).expanduser()
+    return given if given.is_absolute() else Path(base) / given
