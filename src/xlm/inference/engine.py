@@ -22,6 +22,7 @@ from torch import Tensor
 from xlm.batches.batch import Batch
 from xlm.batches.packing import pack, split_budget
 from xlm.errors import InputError
+from xlm.inference.answers import Answers
 from xlm.inference.embedding import sparse_weights
 from xlm.inference.inputs import Input, Rows
 from xlm.inference.loading import Loaded, load_parts, tasks_of
@@ -39,7 +40,7 @@ MASKS_AT_ONCE = 64
 """Rows of logits that exist at once: 64 rows of XLM-R's 250,002 are 64 MB."""
 
 
-class Engine:
+class Engine(Answers):
     """A loaded model that answers in plain Python and NumPy; :func:`load` makes one.
 
     Attributes:

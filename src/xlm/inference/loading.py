@@ -10,6 +10,7 @@ import torch
 
 from xlm.assets import BUNDLED, bundled_folder
 from xlm.backends.torch.auto import AutoModel, AutoModelForMaskedLM
+from xlm.backends.torch.models import MODELS
 from xlm.errors import CheckpointError, ConfigError
 from xlm.families.auto import AutoConfig
 from xlm.families.registry import family_of
@@ -65,8 +66,10 @@ def load_parts(path_or_name: str | Path | None, dtype: str, device: str | None) 
     options: dict[str, Any] = {"dtype": torch_dtype, "quantization": quantization}
     if place.type == "cpu":
         options["for_inference"] = True
-    has_head = any(name.endswith(_LM_ENDINGS) for name in config.architectures or ())
-    if has_head:
+    known = [name for name in config.architectures or () if name in MODELS and name != f"{family.class_prefix}Model"]
+    if known and MODELS[known[0]].config_class is family.config_class:
+        model = MODELS[known[0]].from_pretrained(folder, **options)
+    elif any(name.endswith(_LM_ENDINGS) for name in config.architectures or ()):  # of another family's name
         model = AutoModelForMaskedLM.from_pretrained(folder, **options)
     else:
         if family.pooler:

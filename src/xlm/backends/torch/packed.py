@@ -27,7 +27,10 @@ def head_scores(model: Any, states_TH: Tensor, lengths: Sequence[int]) -> Tensor
     """
     for attribute, score in _HEADS.items():
         if hasattr(model, attribute):
-            return score(model, states_TH, lengths)
+            # Where the encoder computes in less, heads keep float32.
+            kind = next(getattr(model, attribute).parameters(), states_TH).dtype
+            cast = states_TH if torch.is_autocast_enabled(states_TH.device.type) else states_TH.to(kind)
+            return score(model, cast, lengths)
     raise InputError(f"{type(model).__name__}: its head does not score packed batches")
 
 

@@ -1,0 +1,325 @@
+"""What an engine answers beside vectors and masks: each task's items run packed, its scores become plain dictionaries.
+
+The conversions are those that training scored the model with (:mod:`xlm.tasks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlm.backends.torch.packed import head_scores
+from xlm.errors import InputError
+from xlm.tasks.answer import Answer
+from xlm.tasks.base import Features, Item, Scores, bare, before_first
+from xlm.tasks.choose import Choose
+from xlm.tasks.classify import Classify
+from xlm.tasks.examples import ChoiceExample, PairExample, QuestionExample, TaggedExample, TextExample
+from xlm.tasks.rerank import Rerank
+from xlm.tasks.tag import Tag, example_of, spans_in_text
+
+Packs = Callable[[Sequence[Sequence[int]]], Iterator[tuple[list[int], list[int], Tensor]]]
+_HEADS = {
+    "classify": "a head that classifies texts (…ForSequenceClassification)",
+    "rerank": "a head that scores pairs (…ForSequenceClassification with one label or two); to rank by vectors use embed",
+    "tag": "a head that classifies tokens (…ForTokenClassification)",
+    "answer": "a head that answers questions (…ForQuestionAnswering)",
+    "choose": "a head that scores choices (…ForMultipleChoice)",
+    "generate": "a language model that looks left only (…ForCausalLM)",
+}
+
+
+class Answers:
+    """The task methods of an engine."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    max_tokens: int
+    tasks: tuple[str, ...]
+    _packs: Packs
+
+    def classify(
+        self, texts: Sequence[str | tuple[str, str]], top_k: int | None = None, *, truncate: bool = False
+    ) -> list[dict[str, Any]]:
+        """The classes of texts, or of pairs of texts.
+
+        Returns:
+            One ``{"text", "labels": [{"label", "probability"}, ...]}`` an input, best first (the ``top_k`` best); ``text``
+            is the input, a list of two for a pair. Probabilities add up to one unless the model gives any number of
+            labels. A model that predicts values returns ``{"text", "value"}``.
+
+        Raises:
+            InputError: no text or pair, one longer than the model unless ``truncate``, or a model without such a head.
+        """
+        self._need("classify")
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+            raise InputError(f"top_k is {top_k!r}: it must be an integer of at least 1")
+        examples = [_text_or_pair(text, f"texts[{index}]") for index, text in enumerate(_listed(texts, "texts"))]
+        task = Classify.from_config(self.model.config)
+        features = task.features(examples, self.tokenizer, self.max_tokens)
+        self._check_lengths(features, "texts", truncate)
+        found = []
+        for example, answer in zip(examples, task.answers(examples, features, self._scores(features)), strict=True):
+            shown: Any = example.text if example.pair is None else [example.text, example.pair]
+            found.append({"text": shown} | ({"labels": answer[:top_k]} if task.labels else {"value": answer}))
+        return found
+
+    def tag(self, texts: Sequence[str | Sequence[str]]) -> list[dict[str, Any]]:
+        """Labelled spans of texts of any length (names, parts of speech, ...).
+
+        Args:
+            texts: running texts, or lists of words, whose text is then the words with single spaces between.
+
+        Returns:
+            One ``{"text", "spans": [{"start", "end", "text", "label", "probability"}, ...]}`` an input. Places are code
+            points of the text as it was given; the probability is the mean over the span's words.
+
+        Raises:
+            InputError: neither texts nor lists of words, or a model without such a head.
+        """
+        examples = self._tagged(texts)
+        found = []
+        for example, answer in zip(examples, self._tags(examples), strict=True):
+            text = " ".join(example.words) if example.text is None else example.text
+            found.append({"text": text, "spans": spans_in_text(example, answer)})
+        return found
+
+    def tag_words(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
+        """One tag a word of every list of words; a word without a letter to read (empty) is ``O``."""
+        return [[tag for tag, _ in answer] for answer in self._tags(self._tagged(texts))]
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str],
+        *,
+        top_k: int = 1,
+        max_answer_tokens: int = 30,
+        stride: int = 64,
+        unanswerable: bool = False,
+        threshold: float = 0.0,
+    ) -> list[dict[str, Any]]:
+        """The span of each context that answers its question; contexts may have any length.
+
+        Args:
+            questions, contexts: as many of one as of the other.
+            top_k: answers a question.
+            max_answer_tokens: the longest answer.
+            stride: tokens that neighbouring windows of a long context share.
+            unanswerable: whether "no answer" is an answer: the empty text from 0 to 0.
+            threshold: how much higher than the best span "no answer" must score.
+
+        Returns:
+            One ``{"question", "answers": [{"start", "end", "text", "probability"}, ...]}`` a question, best first. Places
+            are code points of the context as it was given. The best 20 spans of all windows share the probability.
+
+        Raises:
+            InputError: not as many contexts as questions, an impossible option, or a model without such a head.
+        """
+        self._need("answer")
+        asked, given = _listed(questions, "questions"), _listed(contexts, "contexts")
+        if len(asked) != len(given):
+            raise InputError(f"{len(asked)} questions and {len(given)} contexts: there must be as many")
+        for name, value in (("top_k", top_k), ("max_answer_tokens", max_answer_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r}: it must be an integer of at least 1")
+        if isinstance(stride, bool) or not isinstance(stride, int) or stride < 0:
+            raise InputError(f"stride is {stride!r}: it must be an integer of at least 0")
+        examples = [
+            QuestionExample(_text(question, f"questions[{n}]"), _text(context, f"contexts[{n}]"))
+            for n, (question, context) in enumerate(zip(asked, given, strict=True))
+        ]
+        task = Answer(
+            stride=stride,
+            max_question=min(64, self.max_tokens // 2),
+            max_answer=max_answer_tokens,
+            n_best=max(20, top_k),
+            unanswerable=unanswerable,
+            threshold=threshold,
+        )
+        features = task.features(examples, self.tokenizer, self.max_tokens)
+        answers = task.answers(examples, features, self._scores(features, by_token=True))
+        return [
+            {"question": example.question, "answers": answer[:top_k]}
+            for example, answer in zip(examples, answers, strict=True)
+        ]
+
+    def choose(
+        self,
+        prompts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        questions: Sequence[str | None] | None = None,
+        truncate: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Which of its choices fits each prompt.
+
+        Args:
+            prompts, choices: a list of choices for every prompt.
+            questions: what stands between them: a text, ``cause`` or ``effect`` (COPA), or None.
+            truncate: cut what is longer than the model instead of refusing it.
+
+        Returns:
+            One ``{"prompt", "best", "probabilities"}`` a prompt; ``best`` counts from 0.
+
+        Raises:
+            InputError: fewer than two choices, other numbers of prompts, or a model without such a head.
+        """
+        self._need("choose")
+        given, options = _listed(prompts, "prompts"), _listed(choices, "choices")
+        asked = [None] * len(given) if questions is None else _listed(questions, "questions")
+        if not len(given) == len(options) == len(asked):
+            raise InputError(
+                f"{len(given)} prompts, {len(options)} lists of choices, {len(asked)} questions: there must be as many"
+            )
+        examples = [
+            ChoiceExample(
+                _text(prompt, f"prompts[{n}]"),
+                tuple(_text(one, f"choices[{n}][{k}]") for k, one in enumerate(_listed(of, f"choices[{n}]"))),
+                question=question,
+            )
+            for n, (prompt, of, question) in enumerate(zip(given, options, asked, strict=True))
+        ]
+        task = Choose()
+        features = task.features(examples, self.tokenizer, self.max_tokens)
+        self._check_lengths(features, "prompts", truncate)
+        answers = task.answers(examples, features, self._scores(features))
+        return [{"prompt": example.prompt, **answer} for example, answer in zip(examples, answers, strict=True)]
+
+    def rerank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, *, truncate: bool = False
+    ) -> list[dict[str, Any]]:
+        """Documents by how well they fit a query, best first: ``{"index", "score"}``, scores from 0 to 1.
+
+        Raises:
+            InputError: a text that is empty or longer than the model, or a model that does not score pairs.
+        """
+        self._need("rerank")
+        labels = self.model.config.num_labels
+        if labels > 2:
+            raise InputError(f"{self.name} has {labels} labels: rerank needs {_HEADS['rerank']}")
+        given = _listed(documents, "documents")
+        if not given:
+            return []
+        texts = [_text(document, f"documents[{n}]") for n, document in enumerate(given)]
+        examples = [PairExample(_text(query, "query"), text) for text in texts]
+        task = Rerank()
+        features = task.features(examples, self.tokenizer, self.max_tokens)
+        self._check_lengths(features, "documents", truncate)
+        scores = [score for (score,) in task.answers(examples, features, self._scores(features))]
+        order = sorted(range(len(scores)), key=lambda index: -scores[index])
+        return [{"index": index, "score": scores[index]} for index in order[:top_k]]
+
+    def generate(self, texts: Sequence[str], *, max_new_tokens: int = 50, **options: Any) -> list[dict[str, Any]]:
+        """Continue texts: ``{"text", "generated"}``; ``generated`` is what follows, without the text.
+
+        Args:
+            max_new_tokens: the most tokens to add; the model's end of text ends it earlier.
+            options: ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``num_beams``, ``repetition_penalty``, ``seed``
+                and the others of the model's ``generate``.
+
+        Raises:
+            InputError: a text that leaves no room, an impossible option, or a model that does not look left only.
+        """
+        spec = self.model.spec
+        if "generate" not in self.tasks or not (spec.is_decoder or spec.causal_only):
+            raise InputError(f"{self.name} is a {type(self.model).__name__}: generate needs {_HEADS['generate']}")
+        seed = options.pop("seed", None)
+        found = []
+        begins = before_first(self.tokenizer)
+        given = [_text(text, f"texts[{n}]") for n, text in enumerate(_listed(texts, "texts"))]
+        for number, (text, ids) in enumerate(zip(given, bare(self.tokenizer, given), strict=True)):
+            prompt = self.tokenizer.build_inputs_with_special_tokens(list(ids))[: begins + len(ids)]
+            room = self.max_tokens - len(prompt)
+            if room < 1:
+                raise InputError(
+                    f"texts[{number}]: {len(prompt)} tokens, the model's limit is {self.max_tokens}: no room"
+                )
+            row = torch.tensor([prompt], device=self.model.device)
+            if seed is not None:
+                options["generator"] = torch.Generator(row.device).manual_seed(int(seed))
+            made = self.model.generate(row, max_new_tokens=min(max_new_tokens, room), **options)
+            new = self.tokenizer.decode(made[0, len(prompt) :].tolist(), skip_special_tokens=True)
+            found.append({"text": text, "generated": new})
+        return found
+
+    # -- what the methods share -------------------------------------------------------------------------------------------
+
+    def _need(self, task: str) -> None:
+        if task not in self.tasks:
+            raise InputError(f"{self.name} is a {type(self.model).__name__}: {task} needs {_HEADS[task]}")
+
+    def _check_lengths(self, features: Features, name: str, truncate: bool) -> None:
+        if truncate:
+            return
+        for number in sorted(features.cut)[:1]:
+            raise InputError(
+                f"{name}[{number}]: {features.lengths[number]:,} tokens with the special ones, the model's limit is "
+                f"{self.max_tokens:,}: shorten the text, or cut it with truncate=True (--truncate)"
+            )
+
+    def _tagged(self, texts: Any) -> list[TaggedExample]:
+        self._need("tag")
+        found = []
+        for number, text in enumerate(_listed(texts, "texts")):
+            if isinstance(text, str):
+                found.append(example_of(_text(text, f"texts[{number}]")))
+            elif isinstance(text, Sequence) and all(isinstance(word, str) for word in text):
+                found.append(TaggedExample(tuple(text)))
+            else:
+                raise InputError(f"texts[{number}] is {type(text).__name__}: a text or a list of words is needed")
+        return found
+
+    def _tags(self, examples: list[TaggedExample]) -> list[Any]:
+        task = Tag.from_config(self.model.config)
+        features = task.features(examples, self.tokenizer, self.max_tokens)
+        return task.answers(examples, features, self._scores(features, by_token=True))
+
+    def _scores(self, features: Features, by_token: bool = False) -> list[Scores]:
+        """The head's scores of every item: of its first row's tokens, or one row's scores a row of an item."""
+        rows = [row for item in features.items for row in item.rows]
+        scores: list[Any] = [None] * len(rows)
+        # Only rows of special tokens and text; nothing to run is nothing to answer.
+        if rows:
+            for members, lengths, states in self._packs(rows):  # type: ignore[arg-type]
+                with torch.inference_mode():
+                    made = head_scores(self.model, states, lengths).float().cpu().numpy()
+                parts = np.split(made, np.cumsum(lengths)[:-1]) if by_token else made
+                for member, part in zip(members, parts, strict=True):
+                    scores[member] = part
+        return _of_items(features.items, scores)
+
+
+def _of_items(items: Sequence[Item], scores: list[Any]) -> list[Scores]:
+    """One array an item; items of several rows (choices) get their rows' single scores side by side."""
+    found, at = [], 0
+    for item in items:
+        count = len(item.rows)
+        found.append(scores[at] if count == 1 else np.concatenate(scores[at : at + count]))
+        at += count
+    return found
+
+
+def _listed(values: Any, name: str) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InputError(f"{name} is of type {type(values).__name__}: a list is needed")
+    return list(values)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where} is of type {type(value).__name__}: a text is needed")
+    return value
+
+
+def _text_or_pair(value: Any, where: str) -> TextExample:
+    if isinstance(value, str):
+        return TextExample(value)
+    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(side, str) for side in value):
+        return TextExample(value[0], value[1])
+    raise InputError(f"{where} is of type {type(value).__name__}: a text or a pair of texts is needed")
