@@ -20,6 +20,8 @@ def test_states_and_gradients_are_the_plain_models(tiny_model: Path, everywhere:
     fast = copy.deepcopy(plain)
     make_fast(fast)
     batch = Batch.packed(torch.randint(5, 600, (40,), generator=torch.Generator().manual_seed(0)), [10, 10, 20])
+    some = torch.tensor([3, 12, 13, 39])
+    torch.testing.assert_close(plain.states(batch, some), plain.states(batch)[some])
     for model in (plain, fast):
         model.states(batch).pow(2).sum().backward()
     torch.testing.assert_close(fast.states(batch), plain.states(batch), rtol=1e-5, atol=1e-5)
@@ -28,6 +30,36 @@ def test_states_and_gradients_are_the_plain_models(tiny_model: Path, everywhere:
     for (name, a), b in zip(plain.named_parameters(), fast.parameters(), strict=True):
         if a.grad is not None:
             torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("family", [xlm.XLMRobertaForMaskedLM, xlm.XLMRobertaXLForMaskedLM, xlm.XLMWithLMHeadModel])
+def test_bf16_is_near_fp32_and_sees_new_weights(family: type) -> None:
+    config = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    plain = family(family.config_class(**config, intermediate_size=64)).eval()
+    low = copy.deepcopy(plain)
+    operations = make_fast(low, bf16=True)
+    batch = Batch.packed(torch.randint(5, 60, (40,)), [10, 10, 20])
+    for _ in range(2):
+        states, expected = low.states(batch), plain.states(batch)
+        assert states.dtype == torch.bfloat16
+        torch.testing.assert_close(states.float(), expected, rtol=0.05, atol=0.1)
+        for model, out in ((low, states), (plain, expected)):
+            out.float().pow(2)[::3].sum().backward()
+        for (name, a), b in zip(plain.named_parameters(), low.parameters(), strict=True):
+            if a.grad is not None:
+                assert b.grad is not None and b.grad.dtype == torch.float32
+                near = torch.nn.functional.cosine_similarity(a.grad.flatten(), b.grad.flatten(), dim=0)
+                assert near > 0.98 or a.grad.abs().max() < 1e-3, name
+        # A fused step leaves the tensors' version counters as they are.
+        torch.optim.AdamW([p for p in low.parameters() if p.grad is not None], lr=0.05, fused=True).step()
+        operations.refresh()
+        plain.load_state_dict(low.state_dict())
+        for model in (plain, low):
+            model.zero_grad()
+    with torch.no_grad():  # measured in fp32
+        torch.testing.assert_close(low.states(batch), plain.states(batch), rtol=1e-4, atol=1e-4)
+        assert low.states(batch).dtype == torch.float32
 
 
 def test_dropout_has_the_promised_rate_and_mean() -> None:

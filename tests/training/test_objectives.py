@@ -53,7 +53,7 @@ def test_the_masked_loss_is_the_models_own(builder: StepBuilder, tiny_model: Pat
     expected = reference(input_ids=ids, labels=labels.view_as(ids)).loss
     expected.backward()
     monkeypatch.setattr(objectives, "LOGIT_ELEMENTS", 640 * 3)  # three rows at a time
-    states = ours.states(to_batch(micro, ours.spec, CPU))
+    states = ours.states(to_batch(micro, ours.spec, CPU), torch.from_numpy(micro.positions))
     loss, result = masked_loss(ours, states, micro, 1 / len(micro.targets))
     loss.backward()
     assert result.loss / result.count == pytest.approx(float(expected.detach()), rel=1e-5)

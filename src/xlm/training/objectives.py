@@ -46,17 +46,15 @@ def to_batch(micro: MicroBatch, spec: EncoderSpec, device: torch.device) -> Batc
     )
 
 
-def masked_loss(model: Any, states_NH: Tensor, micro: MicroBatch, scale: float) -> tuple[Tensor, Result]:
+def masked_loss(model: Any, rows_MH: Tensor, micro: MicroBatch, scale: float) -> tuple[Tensor, Result]:
     """Cross-entropy of the masked tokens, back-propagated through the head into its ``.grad``, times ``scale``.
 
-    The head runs chunk by chunk, forward and backward, from a leaf that stands for the rows. What remains to be
+    ``rows_MH`` are the states at ``micro.positions``. The head runs chunk by chunk, forward and backward, from a leaf that stands for the rows. What remains to be
     back-propagated through the encoder is the returned scalar, whose gradient is the leaf's: the same numbers as one big
     backward, without its memory.
     """
-    device = states_NH.device
-    positions = torch.from_numpy(micro.positions).to(device)
+    device = rows_MH.device
     targets = torch.from_numpy(micro.targets).to(device)
-    rows_MH = states_NH.index_select(0, positions)
     leaf_MH = rows_MH.detach().requires_grad_()
     size = max(LOGIT_ELEMENTS // int(model.config.vocab_size), 1)
     decoder = model.get_output_embeddings()
@@ -85,7 +83,7 @@ def _chunked_loss(model: Any, leaf_MH: Tensor, targets: Tensor, scale: float, si
     loss = torch.zeros((), device=leaf_MH.device)
     correct = torch.zeros((), dtype=torch.int64, device=leaf_MH.device)
     for chunk_CH, wanted in zip(leaf_MH.split(size), targets.split(size), strict=True):
-        logits_CV = model.lm_logits(chunk_CH).float()
+        logits_CV = model.lm_logits(chunk_CH.float()).float()
         part = functional.cross_entropy(logits_CV, wanted, reduction="sum")
         correct += (logits_CV.detach().argmax(-1) == wanted).sum()
         loss += part.detach()

@@ -15,6 +15,7 @@ from torch import Tensor
 from xlm.data.random import torch_seed
 from xlm.errors import XLMError
 from xlm.training.cpu import make_fast
+from xlm.training.fused import retire_gradient
 from xlm.training.files import write_text_atomic
 from xlm.training.objectives import Result, contrastive_loss, masked_loss, to_batch
 from xlm.training.optim import build_optimizer, clip_gradients, gradient_norm, set_rate
@@ -38,8 +39,7 @@ class Trainer:
         self._dump_folder = dump_folder
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        if device.type == "cpu":
-            make_fast(model)
+        self._fast = make_fast(model, bf16) if device.type == "cpu" else None
         self._words = model.get_input_embeddings().weight
         self.optimizer = build_optimizer(model, recipe.optimizer)
         objectives = recipe.objectives
@@ -70,21 +70,28 @@ class Trainer:
             clip_gradients(parameters, norm, self.recipe.optimizer.clip)
         set_rate(self.optimizer, rate)
         self.optimizer.step()
+        if self._fast is not None:
+            self._fast.refresh()
+            retire_gradient(self._words)
         for parameter in parameters:
-            if parameter is self._words and parameter.grad is not None and self.device.type == "cpu":
-                parameter.grad.zero_()  # by far the largest: clearing it is cheaper than new pages every step
-            else:
-                parameter.grad = None
+            parameter.grad = None
         return record
 
     def _backward(self, micro: MicroBatch, targets: float) -> list[tuple[str, Result]]:
         contrastive = self.recipe.objectives.contrastive
         losses: list[Tensor] = []
         results: list[tuple[str, Result]] = []
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            states_NH = self.model.states(to_batch(micro, self.model.spec, self.device))
+        # On a CPU the operations know what to compute in bf16, see `xlm.training.cpu`.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and self._fast is None):
+            batch = to_batch(micro, self.model.spec, self.device)
+            positions = torch.from_numpy(micro.positions).to(self.device)
+            if micro.pairs:
+                states_NH = self.model.states(batch)
+                rows_MH = states_NH.index_select(0, positions)
+            else:
+                states_NH = rows_MH = self.model.states(batch, positions)
             if len(micro.targets):
-                loss, result = masked_loss(self.model, states_NH, micro, self._weights[micro.objective] / targets)
+                loss, result = masked_loss(self.model, rows_MH, micro, self._weights[micro.objective] / targets)
                 losses.append(loss)
                 results.append(("mlm_pairs" if micro.pairs else micro.objective, result))
             if micro.pairs and contrastive:

@@ -63,15 +63,17 @@ class SelfAttention(nn.Module):
         if isinstance(layout, Ragged):
             return self._ragged(x_TH, layout, head_mask, source, cache, keep, weights), None, None
         B, Q = layout.batch, layout.length
-        q = self._split(self.ops.linear(self.query, x_TH), B, Q)
-        if source is not None and cache is not None:
-            k, v = cache
-        else:
-            rows, length = (x_TH, Q) if source is None else source[:2]
-            k = self._split(self.ops.linear(self.key, rows), B, length)
-            v = self._split(self.ops.linear(self.value, rows), B, length)
-            if source is None and cache is not None:
+        if source is None:
+            rows = self.ops.qkv(self.query, self.key, self.value, x_TH)
+            q, k, v = (self._split(t, B, Q) for t in rows)
+            if cache is not None:
                 k, v = torch.cat([cache[0], k], dim=2), torch.cat([cache[1], v], dim=2)
+        else:
+            q = self._split(self.ops.linear(self.query, x_TH), B, Q)
+            if cache is not None:
+                k, v = cache
+            else:
+                k, v = (self._split(self.ops.linear(m, source[0]), B, source[1]) for m in (self.key, self.value))
         bias = layout.bias if source is None else source[2]
         if weights or head_mask is not None or self.relative != "absolute":
             out, p = self._explicit(q, k, v, bias, head_mask)
@@ -125,17 +127,8 @@ class SelfAttention(nn.Module):
         ):
             if given:
                 need_padded(layout, what)
-        q, k, v = (self.ops.linear(m, x_TH) for m in (self.query, self.key, self.value))
-        dropout = self.dropout if self.training else 0.0
-        parts = []
-        for start, count, length in layout.runs:
-            run = slice(start, start + count * length)
-            qs, ks, vs = (self._split(t[run], count, length) for t in (q, k, v))
-            part = self.ops.attention(qs, ks, vs, None, dropout, layout.causal)
-            parts.append(part.transpose(1, 2).reshape(count * length, -1))
-        if not parts:
-            return q
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        q, k, v = self.ops.qkv(self.query, self.key, self.value, x_TH)
+        return self.ops.ragged_attention(q, k, v, self.heads, layout, self.dropout if self.training else 0.0)
 
 
 class AttentionOutput(nn.Module):
@@ -164,14 +157,18 @@ class Attention(nn.Module):
         """The sub-module whose published name, ``self``, Python cannot spell."""
         return self._modules["self"]  # type: ignore[return-value]
 
-    def forward(self, x_TH: Tensor, layout: Layout, **options: Any) -> tuple[Tensor, Tensor | None, Cache | None]:
-        """See :meth:`SelfAttention.forward`."""
+    def forward(
+        self, x_TH: Tensor, layout: Layout, rows: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor | None, Cache | None]:
+        """See :meth:`SelfAttention.forward`; of its result only the ``rows`` (indices) go on, all without them."""
         out, ops = self.output, self.ops
         inner = ops.norm(out.LayerNorm, x_TH) if self.pre else x_TH
-        rows, weights, kept = self.core(inner, layout, **options)
-        rows = out.dropout(ops.linear(out.dense, rows))
-        rows = rows + x_TH if self.pre else ops.add_norm(out.LayerNorm, rows, x_TH)
-        return rows, weights, kept
+        y_TH, weights, kept = self.core(inner, layout, **options)
+        if rows is not None:
+            y_TH, x_TH = y_TH.index_select(0, rows), x_TH.index_select(0, rows)
+        if self.pre:
+            return ops.linear_add(out.dense, y_TH, x_TH, out.dropout), weights, kept
+        return ops.linear_add_norm(out.dense, out.LayerNorm, y_TH, x_TH, out.dropout), weights, kept
 
     def prune_heads(self, heads: set[int]) -> None:
         """Remove heads for good; numbers are those of the unpruned layer, heads pruned before are passed over."""

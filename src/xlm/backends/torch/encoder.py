@@ -61,10 +61,14 @@ class Layer(nn.Module):
         cache: tuple[Tensor, ...] | None,
         keep: bool,
         weights: bool,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[Tensor, ...] | None]:
-        """Rows, self-attention weights, cross-attention weights, cache (2 tensors, 4 with cross-attention)."""
+        """Rows, self-attention weights, cross-attention weights, cache (2 tensors, 4 with cross-attention).
+
+        ``rows`` (indices, ragged layouts only) are those whose states are wanted: behind attention the others stop.
+        """
         own: Cache | None = None if cache is None else cache[:2]  # type: ignore[assignment]
-        x_TH, p, kept = self.attention(x_TH, layout, head_mask=head_mask, cache=own, keep=keep, weights=weights)
+        x_TH, p, kept = self.attention(x_TH, layout, rows, head_mask=head_mask, cache=own, keep=keep, weights=weights)
         cross = None
         out: tuple[Tensor, ...] | None = kept
         if source is not None:
@@ -92,8 +96,9 @@ class Layer(nn.Module):
         ops, out = self.ops, self.output
         inner = ops.norm(out.LayerNorm, x_TH) if self.pre else x_TH
         inner = ops.linear_act(self.intermediate.dense, inner, self.act)
-        inner = out.dropout(ops.linear(out.dense, inner))
-        return inner + x_TH if self.pre else ops.add_norm(out.LayerNorm, inner, x_TH)
+        if self.pre:
+            return ops.linear_add(out.dense, inner, x_TH, out.dropout)
+        return ops.linear_add_norm(out.dense, out.LayerNorm, inner, x_TH, out.dropout)
 
 
 @dataclass
@@ -146,6 +151,7 @@ class Encoder(nn.Module):
         keep: bool = False,
         hidden: bool = False,
         weights: bool = False,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Trace]:
         """Run the layers over rows (tokens, hidden).
 
@@ -155,6 +161,7 @@ class Encoder(nn.Module):
             source: rows, tokens per sequence and bias of the states that cross-attention reads.
             caches: for each layer keys and values of earlier tokens.
             keep, hidden, weights: what the trace is to hold: caches, states of every layer, attention weights.
+            rows: indices (n,) of the states wanted, of a ragged layout: the last layer computes no others. ``None``: all.
         """
         trace = Trace()
         for i, layer in enumerate(self.layer):
@@ -168,6 +175,7 @@ class Encoder(nn.Module):
                 None if caches is None else caches[i],
                 keep,
                 weights,
+                rows if i == len(self.layer) - 1 else None,
             )
             if self.gradient_checkpointing and self.training and i % self.recompute.every == 0:
                 x_TH, p, cross, kept = self.recompute.run(layer, arguments)

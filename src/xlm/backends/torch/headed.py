@@ -38,9 +38,9 @@ class HeadModel(PreTrainedModel):
         """Make the head's modules."""
         raise TypeError(f"{type(self).__name__} is abstract")
 
-    def states(self, batch: Batch) -> Tensor:
+    def states(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed."""
-        return self.roberta.states(batch)
+        return self.roberta.states(batch, rows)
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.use_return_dict if return_dict is None else return_dict)

@@ -68,8 +68,8 @@ class TrunkModel(PreTrainedModel):
         self.pooler = Pooler(self.spec.hidden_size) if add_pooling_layer and self.family.pooler else None
         self.post_init()
 
-    def states(self, batch: Batch) -> Tensor:
-        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed."""
+    def states(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed; with ``rows`` (n,) only those."""
         if not batch.is_packed:
             call = Call(
                 input_ids=batch.ids,
@@ -78,7 +78,8 @@ class TrunkModel(PreTrainedModel):
                 position_ids=batch.position_ids,
                 langs=batch.languages,
             )
-            return self.run(call).states.reshape(-1, self.spec.hidden_size)
+            states = self.run(call).states.reshape(-1, self.spec.hidden_size)
+            return states if rows is None else states.index_select(0, rows)
         assert batch.lengths is not None
         spec, ids = self.spec, batch.ids
         check_ids("input_ids", ids, spec.vocab_size, "the vocabulary")
@@ -88,7 +89,7 @@ class TrunkModel(PreTrainedModel):
         embedded = self.embeddings(
             self.embeddings.word_embeddings(ids), positions, batch.token_type_ids, batch.languages, None
         )
-        return self.encoder(embedded, layout)[0]
+        return self.encoder(embedded, layout, rows=rows)[0]
 
     def _packed_positions(self, batch: Batch) -> Tensor:
         assert batch.lengths is not None
