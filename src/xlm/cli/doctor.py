@@ -17,6 +17,7 @@ EXTRAS = {
     "torch": ("torch",),
     "jax": ("flax", "jax", "optax"),
     "tf": ("tensorflow", "keras"),
+    "corpus": ("datatrove", "fasttext-predict", "ftfy", "py3langid", "pyarrow", "tokenizers", "xxhash", "zstandard"),
     "train": ("matplotlib", "tensorboard"),
     "convert": ("h5py",),
     "serve": ("fastapi", "uvicorn", "prometheus-client"),

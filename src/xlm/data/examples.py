@@ -177,6 +177,22 @@ def _write_bad(path: Path, rows: Sequence[BadRow]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
+def examples_of(rows: Iterator[Row | BadRow], task: str, name: str) -> Iterator[tuple[str, Any]]:
+    """``(where, example)`` of rows without labels, one after the other; ``name`` is what errors call their source.
+
+    Raises:
+        DataError: naming the first row that cannot be used.
+    """
+    make = _Maker(task, {}, None, "keep", False, name)
+    for row in rows:
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.where}: {row.reason}")
+        try:
+            yield row.where, make(row)
+        except InputError as error:
+            raise DataError(f"{row.where}: {error}") from error
+
+
 class _Maker:
     """Rows of one file -> examples. Columns are looked up in the first row that has them all."""
 

@@ -1,8 +1,9 @@
-"""Tokenised text on disk: one flat, memory-mapped array of ids per source file, built once and found again by its content.
+"""Tokenised text on disk: one flat, memory-mapped array of ids per language, built once and found again by its content.
 
-A store is a folder: ``tokens.bin`` (uint16 or uint32, every sentence followed by the end-of-sentence id), ``offsets.npy``
-(sentences + 1, int64), ``counts.npy`` (vocab, int64) and ``store.json``. It is written beside its final place and renamed, so
-a store that exists is complete; building streams, in constant memory.
+A store is a folder: ``tokens.bin`` or the shards that ``store.json`` lists (uint16 or uint32, every sentence followed by the
+end-of-sentence id), ``offsets.npy`` (sentences + 1, int64), ``counts.npy`` (vocab, int64), ``store.json`` and, where documents
+have several sentences, ``documents.npy``. It is written beside its final place and renamed, so a store that exists is
+complete; building streams, in constant memory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,26 +30,61 @@ FORMAT = 1
 _BATCH = 4096
 
 
+class Shards:
+    """Arrays one after another, read by slices as if they were one."""
+
+    def __init__(self, arrays: Sequence[NDArray[np.unsignedinteger]], dtype: np.dtype) -> None:
+        self._arrays, self._dtype = arrays, dtype
+        self._ends = np.cumsum([0, *map(len, arrays)])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, key: slice) -> NDArray[np.unsignedinteger]:
+        start, stop, _ = key.indices(len(self))
+        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right") - 1
+        parts = [
+            array[max(start - end, 0) : stop - end]
+            for array, end in zip(self._arrays[first : last + 1], self._ends[first : last + 1].tolist(), strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, self._dtype), *parts])
+
+
 @dataclass(frozen=True)
 class TokenStore:
-    """``sentence(i)`` is a slice of one memory map. A pair store holds the two sides of pair k as sentences 2k and 2k + 1."""
+    """``sentence(i)`` is a slice of a memory map. A pair store holds the two sides of pair k as sentences 2k and 2k + 1.
+
+    ``documents`` (documents + 1,) are the sentences that documents begin with; None: every sentence is a document.
+    """
 
     folder: Path
-    tokens: NDArray[np.unsignedinteger]
+    tokens: NDArray[np.unsignedinteger] | Shards
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
+    documents: NDArray[np.int64] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> TokenStore:
-        about = json.loads((folder / "store.json").read_text("utf-8"))
-        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-        path, dtype = folder / "tokens.bin", np.dtype(about["dtype"])
-        if path.stat().st_size != int(offsets[-1]) * dtype.itemsize:
+        """Raises ``DataError`` naming the file that is missing or not as long as it was written."""
+        try:
+            about = json.loads((folder / "store.json").read_text("utf-8"))
+            dtype = np.dtype(about["dtype"])
+            offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
+            counts = np.load(folder / "counts.npy", allow_pickle=False)
+            documents = folder / "documents.npy"
+            firsts = np.load(documents, mmap_mode="r", allow_pickle=False) if documents.is_file() else None
+            listed = about.get("shards", [{"file": "tokens.bin", "tokens": int(offsets[-1])}])
+            maps = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in listed if shard["tokens"]]
+        except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(
-                f"{path}: {path.stat().st_size} bytes where {int(offsets[-1]) * dtype.itemsize} are expected: delete {folder}"
-            )
-        tokens = np.memmap(path, dtype=dtype, mode="r") if len(offsets) > 1 else np.zeros(0, dtype)
-        return cls(folder, tokens, offsets, np.load(folder / "counts.npy", allow_pickle=False))
+                f"{folder}: the token store cannot be read: {error}; delete it and build it again"
+            ) from error
+        tokens = maps[0] if len(maps) == 1 else Shards(maps, dtype)
+        if len(tokens) != int(offsets[-1]):
+            raise DataError(f"{folder}: {len(tokens):,} tokens where offsets.npy has {int(offsets[-1]):,}: delete it")
+        return cls(folder, tokens, offsets, counts, firsts)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -60,6 +96,19 @@ class TokenStore:
     def sentence(self, index: int) -> NDArray[np.int64]:
         """Sentence ``index`` without its end-of-sentence id."""
         return self.slice(int(self.offsets[index]), int(self.offsets[index + 1]) - 1)
+
+
+def _map(path: Path, tokens: int, dtype: np.dtype) -> NDArray[np.unsignedinteger]:
+    if path.stat().st_size != tokens * dtype.itemsize:
+        raise DataError(
+            f"{path}: {path.stat().st_size:,} bytes where {tokens * dtype.itemsize:,} are expected: delete {path.parent}"
+        )
+    return np.memmap(path, dtype=dtype, mode="r", shape=(tokens,))
+
+
+def token_dtype(vocabulary_size: int) -> np.dtype:
+    """The smallest type that holds every id."""
+    return np.dtype(np.uint16 if vocabulary_size <= 1 << 16 else np.uint32)
 
 
 def file_digest(path: Path) -> str:
@@ -120,7 +169,7 @@ def _sentences(path: Path, part: Part, limit: int | None, held_out: float) -> It
 
 
 def _write(folder: Path, sentences: Iterable[str], vocabulary: Vocabulary, about: dict[str, object]) -> None:
-    dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+    dtype = token_dtype(vocabulary.size)
     lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     counts = np.zeros(vocabulary.size, np.int64)
     source = iter(sentences)

@@ -90,7 +90,8 @@ def _broken(path: str, error: DataError, raw: bytes) -> BadRow:
 Lines = Iterator[tuple[int, str]]
 
 
-def _jsonl(path: str, lines: Lines) -> Iterator[Row | BadRow]:
+def json_lines(path: str, lines: Lines) -> Iterator[Row | BadRow]:
+    """An object a line; blank lines are skipped."""
     for number, line in lines:
         if not line.strip():
             continue
@@ -198,7 +199,7 @@ def _txt(path: str, lines: Lines) -> Iterator[Row | BadRow]:
 
 
 _LINES = {
-    "jsonl": _jsonl,
+    "jsonl": json_lines,
     "csv": _table(","),
     "tsv": _table("\t"),
     "conll": _conll,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +40,12 @@ class Vocabulary:
     special_ids: tuple[int, ...]
     fingerprint: str
     folder: Path | None = None
+    unk_id: int | None = None
+    language_encoder: Callable[[str], LineEncoder] | None = None
+
+    def encoder(self, language: str) -> LineEncoder:
+        """What encodes lines of a language: tokenizers that split words go by the rules of each."""
+        return self.encode_lines if self.language_encoder is None else self.language_encoder(language)
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -67,6 +73,11 @@ def load_vocabulary(folder: Path) -> Vocabulary:
             return _pieces(tokenizer, lines)
         return tokenizer(lines, add_special_tokens=False)["input_ids"]
 
+    def language_encoder(language: str) -> LineEncoder:
+        known = tokenizer.lang2id
+        lang = language if not known or language in known else None
+        return lambda lines: tokenizer(lines, add_special_tokens=False, lang=lang)["input_ids"]
+
     return Vocabulary(
         encode_lines=encode_lines,
         size=len(tokenizer),
@@ -77,6 +88,8 @@ def load_vocabulary(folder: Path) -> Vocabulary:
         special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
         fingerprint=fingerprint,
         folder=folder,
+        unk_id=tokenizer.unk_token_id,
+        language_encoder=language_encoder if "lang" in tokenizer.TEXT_OPTIONS else None,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from xlm.backends.torch.auto import AutoModelForCausalLM, AutoModelForMaskedLM
+from xlm.data.corpora.build import open_corpus_folder
 from xlm.data.corpus import open_stores
 from xlm.data.random import torch_seed
 from xlm.data.store import Part, TokenStore
@@ -40,6 +41,8 @@ class Corpus:
 def open_corpus(recipe: Recipe, vocabulary: Vocabulary, output: Path, tell: Callable[[str], None]) -> Corpus:
     """Open or build all token stores of a recipe."""
     data, objectives = recipe.data, recipe.objectives
+    if data.corpus:
+        return _built_corpus(recipe, vocabulary)
     cache = recipe.path(data.cache) if data.cache else output / "tokens"
 
     def stores(pattern: str | None, part: Part, required: bool, wanted: object = True) -> Stores:
@@ -63,6 +66,34 @@ def open_corpus(recipe: Recipe, vocabulary: Vocabulary, output: Path, tell: Call
         pairs=stores(data.pairs, "pairs", False, objectives.tlm or objectives.contrastive),
         valid=stores(data.valid, "text", False),
         held_out=stores(data.pairs, "held-out pairs", False, data.held_out),
+    )
+
+
+def _built_corpus(recipe: Recipe, vocabulary: Vocabulary) -> Corpus:
+    """The stores of ``data.corpus``, those that the objectives need.
+
+    Raises ``ConfigError`` for languages that it does not have, and for what only files of text can be asked for.
+    """
+    data, objectives = recipe.data, recipe.objectives
+    given = [name for name in ("text", "pairs", "valid", "limit", "held_out", "cache") if getattr(data, name)]
+    if given:
+        raise ConfigError(f"data.{given[0]} does not go with data.corpus: the corpus was built with all of that decided")
+    parts = open_corpus_folder(recipe.path(data.corpus or ""), vocabulary.fingerprint)
+    wanted = data.languages
+
+    def chosen(part: str, needed: object = True, required: bool = False) -> Stores:
+        stores = {name: store for name, store in parts.get(part, {}).items() if len(store)} if needed else {}
+        missing = [name for name in wanted or [] if name not in stores]
+        if needed and required and (missing or not stores):
+            known = ", ".join(stores) or "none"
+            raise ConfigError(f"data.corpus {data.corpus}: no {part} in {', '.join(missing) or 'it'}; it has: {known}")
+        return stores if wanted is None else {name: stores[name] for name in wanted if name in stores}
+
+    return Corpus(
+        texts=chosen("text", objectives.mlm or objectives.clm, required=True),
+        pairs=chosen("pairs", objectives.tlm or objectives.contrastive, required=wanted is None),
+        valid=chosen("valid"),
+        held_out=chosen("held-out"),
     )
 
 

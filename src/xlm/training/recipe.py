@@ -31,6 +31,7 @@ class Model:
 class Data:
     """Files by pattern: ``{language}`` stands for the language in the file's name, for example ``text/{language}.txt.gz``."""
 
+    corpus: str | None = None  # a folder of xlm corpus build, instead of text, pairs and valid
     text: str | None = None
     pairs: str | None = None  # TSV, two columns: the language's text and its translation into ``pivot``
     valid: str | None = None  # held-out text; without it nothing is evaluated
@@ -266,9 +267,9 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError("objectives is empty: at least one of mlm, tlm, contrastive, clm must be given")
     if objectives.clm and (objectives.mlm or objectives.tlm or objectives.contrastive):
         raise ConfigError("objectives: clm trains a causal model, which mlm, tlm and contrastive cannot share")
-    if (objectives.mlm or objectives.clm) and not data.text:
+    if (objectives.mlm or objectives.clm) and not (data.text or data.corpus):
         raise ConfigError("data.text is missing: the objectives mlm and clm need monolingual text")
-    if (objectives.tlm or objectives.contrastive) and not data.pairs:
+    if (objectives.tlm or objectives.contrastive) and not (data.pairs or data.corpus):
         raise ConfigError("data.pairs is missing: the objectives tlm and contrastive need translation pairs")
     if abs(sum(recipe.masking.shares) - 1.0) > 1e-6 or min(recipe.masking.shares) < 0:
         raise ConfigError(

@@ -1,0 +1,1 @@
+"""Files of raw text -> token stores by language, cleaned, on one machine or many: ``xlm corpus build``."""
