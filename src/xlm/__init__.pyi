@@ -40,6 +40,34 @@ from xlm.backends.flax.outputs import FlaxSequenceClassifierOutput as FlaxSequen
 from xlm.backends.flax.outputs import FlaxTokenClassifierOutput as FlaxTokenClassifierOutput
 from xlm.backends.flax.outputs import FlaxXLMForQuestionAnsweringOutput as FlaxXLMForQuestionAnsweringOutput
 from xlm.backends.flax.pretrained import FlaxPreTrainedModel as FlaxPreTrainedModel
+from xlm.backends.keras.auto import TFAutoModel as TFAutoModel
+from xlm.backends.keras.auto import TFAutoModelForCausalLM as TFAutoModelForCausalLM
+from xlm.backends.keras.auto import TFAutoModelForMaskedLM as TFAutoModelForMaskedLM
+from xlm.backends.keras.auto import TFAutoModelForMultipleChoice as TFAutoModelForMultipleChoice
+from xlm.backends.keras.auto import TFAutoModelForQuestionAnswering as TFAutoModelForQuestionAnswering
+from xlm.backends.keras.auto import TFAutoModelForSequenceClassification as TFAutoModelForSequenceClassification
+from xlm.backends.keras.auto import TFAutoModelForTokenClassification as TFAutoModelForTokenClassification
+from xlm.backends.keras.models import TFXLMForMultipleChoice as TFXLMForMultipleChoice
+from xlm.backends.keras.models import TFXLMForQuestionAnsweringSimple as TFXLMForQuestionAnsweringSimple
+from xlm.backends.keras.models import TFXLMForSequenceClassification as TFXLMForSequenceClassification
+from xlm.backends.keras.models import TFXLMForTokenClassification as TFXLMForTokenClassification
+from xlm.backends.keras.models import TFXLMModel as TFXLMModel
+from xlm.backends.keras.models import TFXLMRobertaForCausalLM as TFXLMRobertaForCausalLM
+from xlm.backends.keras.models import TFXLMRobertaForMaskedLM as TFXLMRobertaForMaskedLM
+from xlm.backends.keras.models import TFXLMRobertaForMultipleChoice as TFXLMRobertaForMultipleChoice
+from xlm.backends.keras.models import TFXLMRobertaForQuestionAnswering as TFXLMRobertaForQuestionAnswering
+from xlm.backends.keras.models import TFXLMRobertaForSequenceClassification as TFXLMRobertaForSequenceClassification
+from xlm.backends.keras.models import TFXLMRobertaForTokenClassification as TFXLMRobertaForTokenClassification
+from xlm.backends.keras.models import TFXLMRobertaModel as TFXLMRobertaModel
+from xlm.backends.keras.models import TFXLMRobertaXLForCausalLM as TFXLMRobertaXLForCausalLM
+from xlm.backends.keras.models import TFXLMRobertaXLForMaskedLM as TFXLMRobertaXLForMaskedLM
+from xlm.backends.keras.models import TFXLMRobertaXLForMultipleChoice as TFXLMRobertaXLForMultipleChoice
+from xlm.backends.keras.models import TFXLMRobertaXLForQuestionAnswering as TFXLMRobertaXLForQuestionAnswering
+from xlm.backends.keras.models import TFXLMRobertaXLForSequenceClassification as TFXLMRobertaXLForSequenceClassification
+from xlm.backends.keras.models import TFXLMRobertaXLForTokenClassification as TFXLMRobertaXLForTokenClassification
+from xlm.backends.keras.models import TFXLMRobertaXLModel as TFXLMRobertaXLModel
+from xlm.backends.keras.models import TFXLMWithLMHeadModel as TFXLMWithLMHeadModel
+from xlm.backends.keras.pretrained import TFPreTrainedModel as TFPreTrainedModel
 from xlm.backends.torch.auto import AutoModel as AutoModel
 from xlm.backends.torch.auto import AutoModelForCausalLM as AutoModelForCausalLM
 from xlm.backends.torch.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
@@ -93,6 +121,9 @@ from xlm.outputs import ModelOutput as ModelOutput
 from xlm.outputs import MultipleChoiceModelOutput as MultipleChoiceModelOutput
 from xlm.outputs import QuestionAnsweringModelOutput as QuestionAnsweringModelOutput
 from xlm.outputs import SequenceClassifierOutput as SequenceClassifierOutput
+from xlm.outputs import (
+    TFBaseModelOutputWithPoolingAndCrossAttentions as TFBaseModelOutputWithPoolingAndCrossAttentions,
+)
 from xlm.outputs import TokenClassifierOutput as TokenClassifierOutput
 from xlm.outputs import XLMForQuestionAnsweringOutput as XLMForQuestionAnsweringOutput
 from xlm.tokenizers import AddedToken as AddedToken
@@ -101,6 +132,8 @@ from xlm.tokenizers import BatchEncoding as BatchEncoding
 from xlm.tokenizers import XLMRobertaTokenizer as XLMRobertaTokenizer
 from xlm.tokenizers import XLMRobertaTokenizerFast as XLMRobertaTokenizerFast
 from xlm.tokenizers import XLMTokenizer as XLMTokenizer
+from xlm.tokenizers import train_bpe as train_bpe
 from xlm.tokenizers import train_sentencepiece as train_sentencepiece
+from xlm.training.finetune import finetune as finetune
 
 __version__: str

@@ -33,18 +33,42 @@ def languages_of(files: list[str]) -> dict[str, Path]:
 @app.command()
 def train(
     files: Annotated[list[str], typer.Argument(help="One text file a language, plain or .gz: en.txt or en=path.")],
-    out: Annotated[Path, typer.Option(help="Folder for sentencepiece.bpe.model.")],
+    out: Annotated[Path, typer.Option(help="Folder for the vocabulary's files.")],
+    kind: Annotated[
+        str, typer.Option(help="unigram: SentencePiece, for XLM-R and XL; bpe: fastBPE's files, for XLM.")
+    ] = "unigram",
     vocab_size: Annotated[int, typer.Option(help="Ids in all, special tokens included.")] = 32000,
-    alpha: Annotated[float, typer.Option(help="Languages are drawn by p^alpha: 1 as the data is, 0 evenly.")] = 0.3,
+    alpha: Annotated[
+        float | None, typer.Option(help="Languages are drawn by p^alpha, 1: as the data is. Default: 0.3, of bpe 0.5.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which lines are drawn.")] = 0,
-    character_coverage: Annotated[float, typer.Option(help="Share of characters that get pieces.")] = 0.9995,
+    character_coverage: Annotated[float, typer.Option(help="Unigram: share of characters that get pieces.")] = 0.9995,
+    min_frequency: Annotated[int, typer.Option(help="BPE: rarer characters and pairs get no id.")] = 2,
+    keep_case: Annotated[
+        bool, typer.Option("--keep-case", help="BPE: keep case and accents, as XLM-100 does.")
+    ] = False,
     max_characters: Annotated[int | None, typer.Option(help="Characters used in all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Train a SentencePiece unigram vocabulary on one text file per language."""
-    report = train_sentencepiece(
-        languages_of(files), vocab_size, out, alpha, seed, character_coverage, max_characters=max_characters
-    )
+    """Train a vocabulary on one text file per language: SentencePiece's unigram model, or XLM's byte-pair encoding."""
+    given = languages_of(files)
+    if kind == "unigram":
+        report = train_sentencepiece(
+            given,
+            vocab_size,
+            out,
+            0.3 if alpha is None else alpha,
+            seed,
+            character_coverage,
+            max_characters=max_characters,
+        )
+    elif kind == "bpe":
+        from xlm.tokenizers.train_bpe import train_bpe
+
+        share = 0.5 if alpha is None else alpha
+        report = train_bpe(given, vocab_size, out, share, seed, not keep_case, min_frequency, max_characters)
+    else:
+        raise ConfigError(f"--kind is {kind!r}: it must be unigram or bpe")
     if as_json:
         print(
             json.dumps({"model": str(report.model), "pieces": report.pieces, "read": report.read, "used": report.used})

@@ -8,6 +8,7 @@ from xlm.tokenizers.auto import AutoTokenizer
 from xlm.tokenizers.encoding import BatchEncoding, CharSpan, Encoding, TokenSpan
 from xlm.tokenizers.options import PaddingStrategy, TruncationStrategy
 from xlm.tokenizers.train import train_sentencepiece
+from xlm.tokenizers.train_bpe import train_bpe
 from xlm.tokenizers.xlm import XLMTokenizer
 from xlm.tokenizers.xlm_roberta import XLMRobertaTokenizer
 from xlm.tokenizers.xlm_roberta_fast import XLMRobertaTokenizerFast
@@ -25,6 +26,7 @@ __all__ = [
     "XLMRobertaTokenizerFast",
     "XLMTokenizer",
     "align_labels",
+    "train_bpe",
     "train_sentencepiece",
     "word_predictions",
 ]

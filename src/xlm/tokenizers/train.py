@@ -53,7 +53,13 @@ def _lines(path: Path) -> Iterator[str]:
             raise DataError(f"{path}:{number + 1}: the file cannot be read on: {error}") from error
 
 
-def _read(files_by_language: Mapping[str, str | Path]) -> dict[str, list[str]]:
+def read_lines_by_language(files_by_language: Mapping[str, str | Path]) -> dict[str, list[str]]:
+    """The lines of every language's file, cut at spaces where they are long.
+
+    Raises ``ConfigError`` when there is no file, ``DataError`` for one that is absent, empty or not UTF-8.
+    """
+    if not files_by_language:
+        raise ConfigError("files_by_language is empty: at least one language is needed")
     lines: dict[str, list[str]] = {}
     for language, name in files_by_language.items():
         path = Path(name)
@@ -108,15 +114,13 @@ def train_sentencepiece(
     trainer sees in all languages together. Raises ``ConfigError`` for impossible sizes, ``DataError`` for files that cannot
     be read, ``OutputError`` when ``out`` cannot be written; nothing half-written is left.
     """
-    if not files_by_language:
-        raise ConfigError("files_by_language is empty: at least one language is needed")
     if not 8 <= vocab_size <= 2_000_000:
         raise ConfigError(f"vocab_size is {vocab_size}: it must lie between 8 and 2,000,000")
     if not 0.0 <= alpha <= 1.0:
         raise ConfigError(f"alpha is {alpha}: it must lie between 0 (uniform) and 1 (as the data is)")
     if not 0.0 < character_coverage <= 1.0:
         raise ConfigError(f"character_coverage is {character_coverage}: it must lie above 0 and not above 1")
-    lines = _read(files_by_language)
+    lines = read_lines_by_language(files_by_language)
     chosen = sample_lines(lines, alpha, seed, max_characters)
     mixed = [line for of in chosen.values() for line in of]
     random.Random(seed).shuffle(mixed)
