@@ -14,6 +14,7 @@ from xlm.batches.masking import (
     eligible_tokens,
     frequency_weights,
     ordinary_ids,
+    select_independent,
     select_per_sequence,
     select_weighted,
 )
@@ -51,8 +52,15 @@ def test_xlm_selection_takes_exactly_the_ceiling(lists, seed) -> None:
     ids = np.concatenate([np.array(row) for row in lists]).astype(np.int64)
     eligible = eligible_tokens(ids, SPECIAL)
     chosen = select_weighted(ids, eligible, np.ones(VOCAB), 0.15, np.random.default_rng(seed))
-    assert len(chosen) == math.ceil(0.15 * eligible.sum())
+    assert len(chosen) == min(math.ceil(0.15 * len(ids)), eligible.sum())
     assert eligible[chosen].all()
+
+
+def test_independent_selection_takes_each_token_by_itself() -> None:
+    eligible = np.arange(40_000) % 4 != 0
+    chosen = select_independent(eligible, 0.15, np.random.default_rng(0))
+    assert eligible[chosen].all() and (np.diff(chosen) > 0).all()
+    assert abs(len(chosen) / eligible.sum() - 0.15) < 0.01
 
 
 def test_xlm_selection_prefers_rare_tokens_in_proportion() -> None:

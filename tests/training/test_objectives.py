@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 import xlm
+from xlm.batches.batch import Batch
 from xlm.data.corpus import open_stores
 from xlm.data.vocabulary import load_vocabulary
 from xlm.training import objectives
@@ -22,13 +23,18 @@ from xlm.training.steps import Cursor, MicroBatch, StepBuilder
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def builder(toy: Callable[..., Path], tmp_path: Path) -> StepBuilder:
-    recipe = load_recipe(toy())
+def build(toy: Callable[..., Path], **changes: Any) -> StepBuilder:
+    path = toy(**changes)
+    recipe, root = load_recipe(path), path.parent
     vocabulary = load_vocabulary(recipe.path(recipe.tokenizer))
-    texts = open_stores(str(tmp_path / "text" / "{language}.txt"), None, vocabulary, tmp_path / "cache", "text")
-    pairs = open_stores(str(tmp_path / "pairs" / "{language}.tsv"), None, vocabulary, tmp_path / "cache", "pairs")
+    texts = open_stores(str(root / "text" / "{language}.txt"), None, vocabulary, root / "cache", "text")
+    pairs = open_stores(str(root / "pairs" / "{language}.tsv"), None, vocabulary, root / "cache", "pairs")
     return StepBuilder(recipe, vocabulary, texts, pairs)
+
+
+@pytest.fixture
+def builder(toy: Callable[..., Path]) -> StepBuilder:
+    return build(toy)
 
 
 def steps(builder: StepBuilder, count: int, world: int = 1) -> list[list[MicroBatch]]:
@@ -88,6 +94,56 @@ def test_a_step_is_a_function_of_its_cursor(builder: StepBuilder) -> None:
         )
     lengths = [{length for m in step if m.objective == "mlm" for length in m.lengths} for step in steps(builder, 8)]
     assert lengths == [{32}] * 4 + [{48}] * 4
+
+
+def test_one_recipe_mixes_clm_mlm_and_tlm(toy: Callable[..., Path]) -> None:
+    mixture = {"mlm": {"share": 0.4}, "clm": {"share": 0.4}, "tlm": {"share": 0.2, "reset_positions": True}}
+    builder = build(toy, objectives=mixture, data__first_token="none", masking__selection="xlm")
+    made = steps(builder, 3)[-1]
+    tokens = {name: sum(len(m.ids) for m in made if m.objective == name) for name in mixture}
+    assert tokens["mlm"] == tokens["clm"] and 0.5 < tokens["tlm"] / tokens["mlm"] * 2 < 1.5
+    causal = next(m for m in made if m.objective == "clm")
+    assert set(causal.lengths) == {32} and (causal.targets == causal.ids[causal.positions + 1]).all()
+    assert not np.isin(np.cumsum(causal.lengths) - 1, causal.positions).any()
+    text = next(m for m in made if m.objective == "mlm")
+    assert not np.isin(np.cumsum([0, *text.lengths[:-1]]), text.positions).any()  # as XLM, which skips a row's first
+    pair = next(m for m in made if m.objective == "tlm")
+    assert pair.position_ids is not None and (np.diff(pair.position_ids) < 0).sum() >= 2 * len(pair.lengths) - 1
+
+
+def test_rows_without_a_first_token_are_the_text(toy: Callable[..., Path]) -> None:
+    builder = build(toy, objectives={"clm": {}}, data__first_token="none")
+    text = {name: store.tokens.tolist() for name, store in builder._texts.items()}
+    for micro in steps(builder, 1)[0]:
+        for row, language in zip(np.split(micro.ids, np.cumsum(micro.lengths)[:-1]), micro.row_languages, strict=True):
+            whole, part = text[language], row.tolist()
+            assert any(whole[at : at + len(part)] == part for at in range(len(whole)))
+
+
+def test_a_language_is_drawn_by_tokens_or_by_sentences(toy: Callable[..., Path]) -> None:
+    for kind in ("tokens", "sentences"):
+        builder = build(toy, data__alpha=0.7, data__alpha_by=kind)
+        sizes = {n: len(s.tokens) if kind == "tokens" else len(s) for n, s in builder._texts.items()}
+        shares = np.array(list(sizes.values())) / sum(sizes.values())
+        assert list(builder.text_probabilities.values()) == pytest.approx(list(shares**0.7 / (shares**0.7).sum()))
+
+
+def test_the_boundaries_are_predicted_only_where_the_recipe_says_so(toy: Callable[..., Path]) -> None:
+    for boundaries, found in ((False, False), (True, True)):
+        builder = build(toy, masking__boundaries=boundaries)
+        targets = np.concatenate([m.targets for step in steps(builder, 8) for m in step if m.objective == "mlm"])
+        assert np.isin(targets, [0, 2]).any() == found
+
+
+def test_states_see_the_past_only_when_told(tiny_model: Path) -> None:
+    model = model_of(tiny_model)
+    ids = torch.randint(5, 600, (12,), generator=torch.Generator().manual_seed(0))
+    changed = ids.clone()
+    changed[-1] = 5 + (ids[-1] - 4) % 500
+    with torch.no_grad():
+        for causal, same in ((True, True), (None, False)):
+            a, b = (model.states(Batch.packed(x, [12]), None, causal)[:-1] for x in (ids, changed))
+            assert torch.allclose(a, b, atol=1e-6) == same
 
 
 def test_ranks_share_the_work_of_one_process(builder: StepBuilder) -> None:

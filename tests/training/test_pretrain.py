@@ -199,6 +199,14 @@ def test_the_other_families_train_too(toy: Toy, family: str) -> None:
     assert outcome.finished
 
 
+def test_clm_trains_beside_mlm_and_tlm(toy: Toy, tmp_path: Path) -> None:
+    config = {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64}
+    path = toy(objectives={"mlm": {}, "clm": {}, "tlm": {}}, model__family="xlm", model__config=config)
+    assert run(path, "schedule.steps=2", "every.log=1").finished
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"loss_mlm", "loss_clm", "loss_tlm"} <= record.keys()
+
+
 @pytest.mark.filterwarnings("ignore:.*without is_decoder=True")
 @pytest.mark.parametrize("family", ["xlm", "xlm-roberta"])
 def test_causal_models_learn_the_next_token(toy: Toy, tmp_path: Path, family: str) -> None:

@@ -65,7 +65,6 @@ def test_yaml_reads_no_as_false_and_the_recipe_says_so(tmp_path: Path) -> None:
         ("schedule={steps: 10, warmup: 11}", r"exceed the run"),
         ("schedule={minutes: 10, warmup: 11}", r"fractions below 1"),
         ("objectives.contrastive={alone: true}", r"leaves no step"),
-        ("objectives.clm={}", r"clm trains a causal model"),
         ("data=5", r"data is 5: it must be a mapping"),
         ("nonsense", r"--set 'nonsense': it must read field\.field=value"),
         ("tokenizer.x=1", r"tokenizer is 'tok', not a mapping"),

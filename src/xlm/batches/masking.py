@@ -2,8 +2,9 @@
 
 - ``select_per_sequence`` (RoBERTa, XLM-R): in a sequence of n eligible tokens exactly ``int(rate * n + U)`` are chosen, U
   uniform in [0, 1), without replacement.
-- ``select_weighted`` (XLM): exactly ``ceil(rate * n)`` of the whole batch without replacement, with probability
-  proportional to ``max(count, 1)^-alpha`` of the token, so that frequent words are predicted less often.
+- ``select_weighted`` (XLM's paper): exactly ``ceil(rate * n)`` of the n tokens of the batch, special ones counted but never
+  chosen, without replacement, with probability proportional to ``max(count, 1)^-alpha``: frequent words less often.
+- ``select_independent`` (XLM's code without that option): every eligible token by itself with probability ``rate``.
 - ``corrupt``: of the chosen tokens 80 % become the mask, 10 % stay, 10 % become a random ordinary token.
 """
 
@@ -58,15 +59,24 @@ def select_weighted(
     rate: float,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """XLM's selection: positions (chosen,), ascending. ``weights`` (vocab,) as from ``frequency_weights``."""
+    """XLM's selection: positions (chosen,), ascending. ``weights`` (vocab,) as from ``frequency_weights``.
+
+    All tokens of the batch count towards its size, as in XLM; only ``eligible`` ones of a weight above 0 are chosen.
+    """
     _check_rate(rate)
     weight = np.where(eligible, weights[ids], 0.0)
     candidates = np.flatnonzero(weight > 0)
-    wanted = min(math.ceil(rate * int(eligible.sum())), len(candidates))
+    wanted = min(math.ceil(rate * len(ids)), len(candidates))
     # The smallest of independent exponential clocks with these rates are a weighted draw without replacement.
     clocks = rng.exponential(size=len(candidates)) / weight[candidates]
     chosen = np.argpartition(clocks, wanted - 1)[:wanted] if wanted else np.zeros(0, np.int64)
     return np.sort(candidates[chosen])
+
+
+def select_independent(eligible: NDArray[np.bool_], rate: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions (chosen,), ascending: each eligible token with probability ``rate``."""
+    _check_rate(rate)
+    return np.flatnonzero(eligible & (rng.random(len(eligible)) < rate))
 
 
 def frequency_weights(counts: NDArray[np.int64], alpha: float = 0.5) -> NDArray[np.float64]:

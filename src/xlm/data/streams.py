@@ -36,7 +36,8 @@ class _Epochs:
 
 
 class BlockStream:
-    """Monolingual rows: ``<s>`` and then up to ``length - 1`` tokens, sentences separated by ``</s>``.
+    """Monolingual rows: ``<s>`` and then up to ``length - 1`` tokens, sentences separated by ``</s>``. With ``bos_id`` None
+    rows are ``length`` tokens of the text and nothing else, as in XLM's streams.
 
     ``rows(start, count)`` gives ``[(language index, ids)]``. With ``mode="stream"`` every row has exactly ``length`` tokens
     (if the language has so many), with ``"complete"`` rows hold whole sentences and are at most that long.
@@ -47,7 +48,7 @@ class BlockStream:
         stores: Mapping[str, TokenStore],
         probabilities: Mapping[str, float],
         length: int,
-        bos_id: int,
+        bos_id: int | None,
         mode: BlockMode,
         seed: int,
         name: str = "blocks",
@@ -55,7 +56,7 @@ class BlockStream:
         self.languages = list(probabilities)
         self._stores = [stores[language] for language in self.languages]
         self._length, self._mode, self._seed = length, mode, seed
-        self._bos = np.array([bos_id], np.int64)
+        self._bos = np.array([] if bos_id is None else [bos_id], np.int64)
         self._name = name
         self._order = LanguageOrder(probabilities, seed, name)
         self._epochs = [_Epochs() for _ in self.languages]
@@ -67,7 +68,7 @@ class BlockStream:
     def _table(self, language: int, epoch: int) -> Blocks:
         if (cached := self._tables.get(language)) is None or cached[0] != epoch:
             rng = keyed(self._seed, "blocks", self._name, self.languages[language], epoch)
-            store, capacity = self._stores[language], self._length - 1
+            store, capacity = self._stores[language], self._length - len(self._bos)
             if self._mode == "complete":
                 table = complete_blocks(store.offsets, capacity, int(rng.integers(len(store))))
             else:

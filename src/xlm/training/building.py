@@ -77,7 +77,9 @@ def _built_corpus(recipe: Recipe, vocabulary: Vocabulary) -> Corpus:
     data, objectives = recipe.data, recipe.objectives
     given = [name for name in ("text", "pairs", "valid", "limit", "held_out", "cache") if getattr(data, name)]
     if given:
-        raise ConfigError(f"data.{given[0]} does not go with data.corpus: the corpus was built with all of that decided")
+        raise ConfigError(
+            f"data.{given[0]} does not go with data.corpus: the corpus was built with all of that decided"
+        )
     parts = open_corpus_folder(recipe.path(data.corpus or ""), vocabulary.fingerprint)
     wanted = data.languages
 
@@ -105,7 +107,8 @@ def make_model(
     Raises ``ConfigError`` when vocabulary, lengths or objectives do not fit it.
     """
     torch.manual_seed(torch_seed(recipe.seed, "init"))
-    auto = AutoModelForCausalLM if recipe.objectives.clm else AutoModelForMaskedLM
+    only_causal = recipe.objectives.only_causal
+    auto = AutoModelForCausalLM if only_causal else AutoModelForMaskedLM
     if recipe.model.path:
         model = auto.from_pretrained(recipe.path(recipe.model.path))
         rows = model.config.vocab_size
@@ -121,7 +124,7 @@ def make_model(
         values |= {key: special[kind] for key, kind in family.special_ids.items()}
         if family.language_count:
             values[family.language_count] = languages
-        if recipe.objectives.clm:
+        if only_causal:
             values[family.causal_switch] = True
         model = auto.from_config(family.config_class(**values | given))
         if fresh:
@@ -139,9 +142,9 @@ def make_model(
             f"batch.phases: length {longest}, but the model has positions for {model.spec.max_tokens} tokens"
         )
     causal = bool(model.spec.is_decoder or model.spec.causal_only)
-    if causal != (recipe.objectives.clm is not None):
+    if causal != only_causal:
         what = "sees the past only" if causal else "sees both sides"
         raise ConfigError(
-            f"objectives: the model {what}: clm needs a causal model, mlm, tlm and contrastive the other kind"
+            f"objectives: the model {what}: clm alone needs a causal model, mlm, tlm and contrastive the other kind"
         )
     return model

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 BLOCK = 8192  # columns of logits at a time on a CPU: they stay in its cache
 _SPARE = "_spare_gradient"
 _scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}

@@ -37,10 +37,15 @@ class Data:
     valid: str | None = None  # held-out text; without it nothing is evaluated
     languages: list[str] | None = None  # None: every language that has a file
     pivot: str = "en"
-    alpha: float = bounded(0.3, low=0.0)
+    alpha: float = bounded(
+        0.3, low=0.0
+    )  # language l with probability n_l^alpha / sum(n^alpha): 1 as the text is, 0 uniform
+    alpha_by: Literal["tokens", "sentences"] = "tokens"  # what n_l counts: XLM-R's tokens, XLM's sentences
     pairs_alpha: float | None = bounded(None, low=0.0)  # None: as alpha
     blocks: Literal["complete", "stream"] = "stream"
-    first_token: Literal["bos", "eos"] = "bos"  # what a sequence begins with: <s> (XLM-R), </s> (XLM)
+    first_token: Literal["bos", "eos", "none"] = (
+        "bos"  # of every row: <s> (XLM-R), </s>, or the text itself (XLM's streams)
+    )
     held_out: float = bounded(
         0.0, low=0.0, high=0.5
     )  # share of the pairs, by a hash of the pivot's side, kept for the retrieval measure
@@ -55,7 +60,8 @@ class Masking:
     rate: float = bounded(0.15, above=0.0, high=0.9)
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1)  # mask, keep, random
     selection: Literal["roberta", "xlm"] = "roberta"
-    frequency_alpha: float = bounded(0.5, low=0.0)  # selection xlm only
+    frequency_alpha: float = bounded(0.5, low=0.0)  # selection xlm: weight count^-alpha; 0: each token by itself
+    boundaries: bool = False  # <s> and </s> may be chosen too, as in fairseq's XLM-R
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ class Tlm:
 
 @dataclass(frozen=True)
 class Clm:
-    """Causal language modelling: every token from those before it. It needs a causal model: no mixture with the others."""
+    """Causal language modelling: every token from those before it. Alone it makes a causal model; together with others,
+    as in XLM, one model sees both sides in their batches and the past only in these."""
 
     share: float = bounded(1.0, above=0.0)
     weight: float = bounded(1.0, above=0.0)
@@ -113,6 +120,11 @@ class Objectives:
     contrastive: Contrastive | None = None
     clm: Clm | None = None
 
+    @property
+    def only_causal(self) -> bool:
+        """Whether the model never sees what comes after a token."""
+        return self.clm is not None and not (self.mlm or self.tlm or self.contrastive)
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -124,7 +136,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Batch:
-    """``tokens`` a step for MLM and TLM together, in forward passes of at most ``micro_tokens``."""
+    """``tokens`` a step for MLM, CLM and TLM together, in forward passes of at most ``micro_tokens``."""
 
     tokens: int = bounded(8192, low=32)
     micro_tokens: int | None = bounded(None, low=32)
@@ -265,8 +277,6 @@ def check_recipe(recipe: Recipe) -> None:
     objectives, data = recipe.objectives, recipe.data
     if not (objectives.mlm or objectives.tlm or objectives.contrastive or objectives.clm):
         raise ConfigError("objectives is empty: at least one of mlm, tlm, contrastive, clm must be given")
-    if objectives.clm and (objectives.mlm or objectives.tlm or objectives.contrastive):
-        raise ConfigError("objectives: clm trains a causal model, which mlm, tlm and contrastive cannot share")
     if (objectives.mlm or objectives.clm) and not (data.text or data.corpus):
         raise ConfigError("data.text is missing: the objectives mlm and clm need monolingual text")
     if (objectives.tlm or objectives.contrastive) and not (data.pairs or data.corpus):

@@ -17,6 +17,7 @@ from xlm.batches.masking import (
     eligible_tokens,
     frequency_weights,
     ordinary_ids,
+    select_independent,
     select_per_sequence,
     select_weighted,
 )
@@ -69,10 +70,11 @@ class Cursor:
     rows: int = 0  # monolingual rows taken in this phase
     tlm: int = 0  # pairs taken for TLM
     contrastive: int = 0  # contrastive batches taken
+    clm: int = 0  # rows taken for CLM in this phase
 
     def enter(self, phase: int) -> Cursor:
         """The cursor in ``phase``, whose rows are cut anew."""
-        return self if phase == self.phase else replace(self, phase=phase, rows=0)
+        return self if phase == self.phase else replace(self, phase=phase, rows=0, clm=0)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class StepBuilder:
         data, objectives, seed = recipe.data, recipe.objectives, recipe.seed
         self.languages: list[str] = sorted({*texts, *pairs, *([data.pivot] if pairs else [])})
         pairs_alpha = data.alpha if data.pairs_alpha is None else data.pairs_alpha
-        self.text_probabilities = _probabilities({name: len(s.tokens) for name, s in texts.items()}, data.alpha)
+        sizes = {name: len(s.tokens) if data.alpha_by == "tokens" else len(s) for name, s in texts.items()}
+        self.text_probabilities = _probabilities(sizes, data.alpha)
         self.pair_probabilities = _probabilities({name: len(s) // 2 for name, s in pairs.items()}, pairs_alpha)
         self._tlm = PairStream(pairs, self.pair_probabilities, seed, "tlm") if objectives.tlm else None
         self._contrastive = (
@@ -102,10 +105,11 @@ class StepBuilder:
         self._index = {name: i for i, name in enumerate(self.languages)}
         self._pair_names = list(self.pair_probabilities)
         self._start_id = vocabulary.bos_id if data.first_token == "bos" else vocabulary.eos_id
-        self._ordinary = ordinary_ids(vocabulary.size, vocabulary.special_ids)
+        excluded = vocabulary.special_ids if recipe.masking.selection == "roberta" else ()
+        self._replacements = ordinary_ids(vocabulary.size, excluded)
         self._weights = frequency_weights(self._counts(), recipe.masking.frequency_alpha)
         self._sizes = [self._step_sizes(phase) for phase in recipe.batch.phases]
-        self._streams: dict[int, BlockStream] = {}
+        self._streams: dict[tuple[str, int], BlockStream] = {}
 
     def _counts(self) -> NDArray[np.int64]:
         stores = [*self._texts.values()]
@@ -113,16 +117,18 @@ class StepBuilder:
             np.sum([store.counts for store in stores], axis=0) if stores else np.ones(self._vocabulary.size, np.int64)
         )
 
-    def _step_sizes(self, phase: Phase) -> tuple[int, int]:
-        """Monolingual rows and TLM pairs of a step in ``phase``."""
+    def _step_sizes(self, phase: Phase) -> tuple[int, int, int]:
+        """Rows for MLM, rows for CLM and TLM pairs of a step in ``phase``."""
         objectives, tokens = self.recipe.objectives, self.recipe.batch.tokens
-        mlm, tlm = objectives.mlm or objectives.clm, objectives.tlm
-        shares = sum(objective.share for objective in (mlm, tlm) if objective)
-        rows = max(round(tokens * mlm.share / shares / phase.length), 1) if mlm else 0
+        mlm, clm, tlm = objectives.mlm, objectives.clm, objectives.tlm
+        shares = sum(objective.share for objective in (mlm, clm, tlm) if objective)
+        rows, causal = (
+            max(round(tokens * part.share / shares / phase.length), 1) if part else 0 for part in (mlm, clm)
+        )
         if not tlm or not self._tlm:
-            return rows, 0
+            return rows, causal, 0
         mean = self._tlm.mean_length(self.pair_probabilities, (phase.length - 4) // 2) + 4
-        return rows, max(round(tokens * tlm.share / shares / mean), 1)
+        return rows, causal, max(round(tokens * tlm.share / shares / mean), 1)
 
     def _has_contrastive(self, cursor: Cursor, progress: float) -> bool:
         options = self.recipe.objectives.contrastive
@@ -135,9 +141,15 @@ class StepBuilder:
     def advance(self, cursor: Cursor, progress: float) -> Cursor:
         """The cursor after the step that ``cursor`` and ``progress`` describe."""
         contrastive = self._has_contrastive(cursor, progress)
-        rows, pairs = self._sizes[cursor.phase] if self._has_others(contrastive) else (0, 0)
-        taken = cursor.contrastive + contrastive
-        return replace(cursor, step=cursor.step + 1, rows=cursor.rows + rows, tlm=cursor.tlm + pairs, contrastive=taken)
+        rows, causal, pairs = self._sizes[cursor.phase] if self._has_others(contrastive) else (0, 0, 0)
+        return replace(
+            cursor,
+            step=cursor.step + 1,
+            rows=cursor.rows + rows,
+            clm=cursor.clm + causal,
+            tlm=cursor.tlm + pairs,
+            contrastive=cursor.contrastive + contrastive,
+        )
 
     def phase_at(self, progress: float) -> int:
         """The phase that a run stands in at ``progress`` in [0, 1]."""
@@ -154,9 +166,9 @@ class StepBuilder:
         contrastive = self._has_contrastive(cursor, progress)
         jobs: list[_Job] = []
         if self._has_others(contrastive):
-            rows, pairs = self._sizes[cursor.phase]
-            text = "clm" if self.recipe.objectives.clm else "mlm"
-            jobs += _cut(text, cursor.rows, rows, max(micro // length, 1))
+            rows, causal, pairs = self._sizes[cursor.phase]
+            jobs += _cut("mlm", cursor.rows, rows, max(micro // length, 1))
+            jobs += _cut("clm", cursor.clm, causal, max(micro // length, 1))
             jobs += _cut("tlm", cursor.tlm, pairs, max(pairs * micro // tokens, 1))
         if contrastive and (options := self.recipe.objectives.contrastive):
             # One forward a rank: the wrong answers are those of the same rank.
@@ -168,7 +180,7 @@ class StepBuilder:
         phase = self.recipe.batch.phases[cursor.phase]
         rng = keyed(self.recipe.seed, job.objective, cursor.step, job.index)
         if job.objective in ("mlm", "clm"):
-            stream = self._stream(cursor.phase, phase.length)
+            stream = self._stream(job.objective, cursor.phase, phase.length)
             drawn = stream.rows(job.start, job.count)
             rows, names = [ids for _, ids in drawn], [stream.languages[language] for language, _ in drawn]
             if job.objective == "clm":
@@ -251,20 +263,29 @@ class StepBuilder:
     ) -> Masked:
         """Choose and corrupt as the recipe says, or with other ``shares`` of mask, keep and random."""
         options, vocabulary = self.recipe.masking, self._vocabulary
-        eligible = eligible_tokens(ids, vocabulary.special_ids)
+        boundaries = (vocabulary.bos_id, vocabulary.eos_id)
+        independent = options.selection == "xlm" and options.frequency_alpha == 0
+        special = [i for i in vocabulary.special_ids if i not in boundaries or not (options.boundaries or independent)]
+        eligible = eligible_tokens(ids, special)
+        if options.selection == "xlm":
+            eligible[np.cumsum([0, *lengths[:-1]])] = False  # a row's first token is never predicted
         if options.selection == "roberta":
             chosen = select_per_sequence(eligible, lengths, rate, rng)
+        elif independent:
+            chosen = select_independent(eligible, rate, rng)
         else:
             chosen = select_weighted(ids, eligible, self._weights, rate, rng)
-        return corrupt(ids, chosen, vocabulary.mask_id, self._ordinary, rng, shares or options.shares)
+        return corrupt(ids, chosen, vocabulary.mask_id, self._replacements, rng, shares or options.shares)
 
-    def _stream(self, phase: int, length: int) -> BlockStream:
-        if phase not in self._streams:
+    def _stream(self, objective: str, phase: int, length: int) -> BlockStream:
+        if (key := (objective, phase)) not in self._streams:
             data, seed = self.recipe.data, self.recipe.seed
-            self._streams[phase] = BlockStream(
-                self._texts, self.text_probabilities, length, self._start_id, data.blocks, seed, f"phase {phase}"
+            name = f"phase {phase}" if objective == "mlm" else f"phase {phase} {objective}"
+            start = None if data.first_token == "none" else self._start_id
+            self._streams[key] = BlockStream(
+                self._texts, self.text_probabilities, length, start, data.blocks, seed, name
             )
-        return self._streams[phase]
+        return self._streams[key]
 
 
 def _probabilities(counts: Mapping[str, int], alpha: float) -> dict[str, float]:

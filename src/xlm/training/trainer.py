@@ -15,8 +15,8 @@ from torch import Tensor
 from xlm.data.random import torch_seed
 from xlm.errors import XLMError
 from xlm.training.cpu import make_fast
-from xlm.training.fused import retire_gradient
 from xlm.training.files import write_text_atomic
+from xlm.training.fused import retire_gradient
 from xlm.training.objectives import Result, contrastive_loss, masked_loss, to_batch
 from xlm.training.optim import build_optimizer, clip_gradients, gradient_norm, set_rate
 from xlm.training.recipe import Recipe
@@ -89,7 +89,8 @@ class Trainer:
                 states_NH = self.model.states(batch)
                 rows_MH = states_NH.index_select(0, positions)
             else:
-                states_NH = rows_MH = self.model.states(batch, positions)
+                causal = True if micro.objective == "clm" else None
+                states_NH = rows_MH = self.model.states(batch, positions, causal)
             if len(micro.targets):
                 loss, result = masked_loss(self.model, rows_MH, micro, self._weights[micro.objective] / targets)
                 losses.append(loss)

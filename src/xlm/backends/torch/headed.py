@@ -38,9 +38,9 @@ class HeadModel(PreTrainedModel):
         """Make the head's modules."""
         raise TypeError(f"{type(self).__name__} is abstract")
 
-    def states(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed."""
-        return self.roberta.states(batch, rows)
+    def states(self, batch: Batch, rows: Tensor | None = None, causal: bool | None = None) -> Tensor:
+        """Last hidden states of a batch: see ``TrunkModel.states``."""
+        return self.roberta.states(batch, rows, causal)
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.use_return_dict if return_dict is None else return_dict)

@@ -68,8 +68,11 @@ class TrunkModel(PreTrainedModel):
         self.pooler = Pooler(self.spec.hidden_size) if add_pooling_layer and self.family.pooler else None
         self.post_init()
 
-    def states(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed; with ``rows`` (n,) only those."""
+    def states(self, batch: Batch, rows: Tensor | None = None, causal: bool | None = None) -> Tensor:
+        """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed; with ``rows`` (n,) only those.
+
+        ``causal`` makes a packed batch's tokens see the past only, or both sides; ``None``: as the model is made.
+        """
         if not batch.is_packed:
             call = Call(
                 input_ids=batch.ids,
@@ -83,7 +86,7 @@ class TrunkModel(PreTrainedModel):
         assert batch.lengths is not None
         spec, ids = self.spec, batch.ids
         check_ids("input_ids", ids, spec.vocab_size, "the vocabulary")
-        layout = Ragged.of(batch.lengths, spec.is_decoder or spec.causal_only)
+        layout = Ragged.of(batch.lengths, spec.is_decoder or spec.causal_only if causal is None else causal)
         positions = self._packed_positions(batch) if batch.position_ids is None else batch.position_ids
         self._check_extra(positions, batch.token_type_ids, batch.languages)
         embedded = self.embeddings(
