@@ -7,12 +7,16 @@ on any device. Faster tables for inference override single operations and leave 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xlm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from xlm.backends.torch.layout import Ragged
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -60,7 +64,21 @@ class Operations:
 
     def linear_act(self, module: nn.Module, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         """A linear layer and its activation."""
-        return act(module(x))
+        return act(self.linear(module, x))
+
+    def linear_add(self, module: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
+        """A linear layer, dropped out, on top of the residual."""
+        return dropout(self.linear(module, x)) + residual
+
+    def linear_add_norm(
+        self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
+    ) -> Tensor:
+        """The same, and the layer normalisation of the sum."""
+        return self.add_norm(norm, dropout(self.linear(module, x)), residual)
+
+    def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Three linear layers over the same rows; the results may be views of one matrix."""
+        return self.linear(query, x), self.linear(key, x), self.linear(value, x)
 
     def norm(self, module: nn.Module, x: Tensor) -> Tensor:
         """Layer normalisation."""
@@ -68,13 +86,25 @@ class Operations:
 
     def add_norm(self, module: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
         """Layer normalisation of a sum."""
-        return module(x + residual)
+        return self.norm(module, x + residual)
 
     def attention(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, causal: bool = False
     ) -> Tensor:
         """Softmax attention; ``bias`` is added to the scaled scores."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal)
+
+    def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
+        """Attention inside each sequence of packed rows (tokens, heads * d); one dense call a run of equal lengths."""
+        parts = []
+        for start, count, length in layout.runs:
+            run = slice(start, start + count * length)
+            qs, ks, vs = (t[run].view(count, length, heads, -1).transpose(1, 2) for t in (q, k, v))
+            part = self.attention(qs, ks, vs, None, dropout, layout.causal)
+            parts.append(part.transpose(1, 2).reshape(count * length, -1))
+        if not parts:
+            return q
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 PLAIN = Operations()

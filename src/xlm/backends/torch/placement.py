@@ -10,7 +10,11 @@ import torch
 from torch import nn
 
 from xlm.backends.torch import ops_cpu
+from xlm.backends.torch.attention import SelfAttention
 from xlm.backends.torch.ops import Operations
+from xlm.backends.torch.ops_int8 import Int8
+from xlm.backends.torch.ops_packed import Packed
+from xlm.backends.torch.ops_widening import Widening, quantize_linear
 from xlm.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -44,24 +48,44 @@ class Placement:
             raise ConfigError("offload='disk' and quantization='int8': int8 weights are made in memory; choose one")
         self.model, self.quantization, self.offload = model, quantization, offload
         ops, self.name = ops_cpu.choose(dtype, quantization is not None)
-        if offload and isinstance(ops, ops_cpu.Packed):  # packed weights would be copies in memory
+        if offload and isinstance(ops, Packed):  # packed weights would be copies in memory
             ops, self.name = None, "mapped from disk"
         self.ops: Operations | None = ops
         layers = model.encoder_host.encoder
         self._linears = {name: m for name, m in layers.named_modules() if isinstance(m, nn.Linear)}
+        # Layers whose weights are packed as one matrix: queries, keys and values of self-attention, each other by itself.
+        self._groups: dict[nn.Module, tuple[nn.Linear, ...]] = {m: (m,) for m in self._linears.values()}
+        for name, module in layers.named_modules():
+            if isinstance(module, SelfAttention) and "crossattention" not in name:
+                three = (module.query, module.key, module.value)
+                self._groups |= dict.fromkeys(three, three)
+        self._waiting: dict[nn.Module, Callable[[], None]] = {}
+
+    def dtype_of(self, name: str, dtype: torch.dtype | None) -> torch.dtype | None:
+        """What a parameter becomes while it is read: what will be quantized is not rounded before."""
+        return None if self.quantization and self._module(name) is not None else dtype
+
+    def _module(self, name: str) -> nn.Linear | None:
+        """The encoder's linear layer whose weight has this name."""
+        path, _, last = name.rpartition(".")
+        return self._linears.get(path.removeprefix("roberta.").removeprefix("encoder.")) if last == "weight" else None
 
     def settle(self, name: str, release: Callable[[], None]) -> None:
         """Called when the parameter ``name`` has taken over its tensor; ``release`` drops the file's pages."""
-        path, _, last = name.rpartition(".")
-        module = self._linears.get(path.removeprefix("roberta.").removeprefix("encoder."))
-        if module is None or last != "weight":
+        module = self._module(name)
+        if module is None:
             return
         if self.quantization:
-            ops_cpu.quantize_linear(module)
+            quantize_linear(module)
             release()
-        elif isinstance(self.ops, ops_cpu.Packed):
-            self.ops.pack(module)
-            release()
+        if not isinstance(self.ops, Packed | Int8):
+            return
+        self._waiting[module] = release
+        group = self._groups[module]
+        if all(m in self._waiting for m in group):
+            self.ops.pack(group)
+            for m in group:
+                self._waiting.pop(m)()
 
     def finish(self, source: Any, names: dict[str, str]) -> None:
         """Install the table of operations and, with offloading, the hooks that drop and fetch pages.
@@ -72,18 +96,23 @@ class Placement:
         """
         if self.ops is not None:
             use(self.model, self.ops)
-        if isinstance(self.ops, ops_cpu.Widening):
-            self._widen_head()
+        if isinstance(self.ops, Int8):
+            for group in set(self._groups.values()):
+                self.ops.take_biases(group)
+        if isinstance(self.ops, Widening | Int8):
+            self._widen()
         self.model.requires_grad_(False)
         if self.offload and hasattr(source, "release"):
             self._hook_layers(source, names)
 
-    def _widen_head(self) -> None:
-        """Heads get float32 states: their own small layers follow, the word table and what is tied to it stays."""
+    def _widen(self) -> None:
+        """States are float32: so become the vectors of the layers and the small layers of heads.
+
+        The matrices of embeddings and encoder stay, and what is tied to the word table.
+        """
         words: Any = self.model.get_input_embeddings()
-        inside = {
-            id(p) for part in ("encoder", "embeddings") for p in getattr(self.model.encoder_host, part).parameters()
-        }
+        host = self.model.encoder_host
+        inside = {id(p) for part in ("encoder", "embeddings") for p in getattr(host, part).parameters() if p.ndim > 1}
         for module in self.model.modules():
             for name, p in list(module.named_parameters(recurse=False)):
                 if id(p) not in inside and p.is_floating_point() and p.device.type != "meta" and p is not words.weight:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,9 @@ _from_auto _from_pipeline _fast_init variant adapter_kwargs
 """.split()
 # Tied names: never in a file, or there as copies of the tensor they are tied to.
 COPIES = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"}
+
+# Elements of a matrix that are cast at a time: 16 MB of float32 pages of its file are held.
+_AT_ONCE = 1 << 22
 
 
 def dtype_of(value: Any) -> torch.dtype | None:
@@ -127,13 +130,28 @@ def assign(
             with torch.no_grad():
                 old.copy_(tensor)
             continue
-        tensor = tensor.to(dtype=dtype if tensor.is_floating_point() else None, device=device)
+        become = dtype if placement is None else placement.dtype_of(name, dtype)
+        release = partial(source.release, theirs[key]) if hasattr(source, "release") else _nothing
+        tensor = _cast(tensor, become if tensor.is_floating_point() else None, device, release)
         _set(model, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
         if placement is not None:
-            placement.settle(name, partial(source.release, theirs[key]) if hasattr(source, "release") else _nothing)
+            placement.settle(name, release)
     if placement is not None:
         placement.finish(source, {ours: theirs[key] for ours, key in pairs.items()})
     return report
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None, device: Any, release: Callable[[], None]) -> Tensor:
+    """A tensor in another type or place; ``release`` gives back the pages of a mapped file as they are read."""
+    on_cpu = device is None or torch.device(device).type == "cpu"
+    if dtype in (None, tensor.dtype) or not on_cpu or tensor.ndim != 2 or tensor.numel() <= _AT_ONCE:
+        return tensor.to(dtype=dtype, device=device)
+    out = torch.empty(tensor.shape, dtype=dtype)
+    rows = max(1, _AT_ONCE // tensor.shape[1])
+    for start in range(0, tensor.shape[0], rows):
+        out[start : start + rows] = tensor[start : start + rows]
+        release()
+    return out
 
 
 def _nothing() -> None:
@@ -324,6 +342,11 @@ def save(
     if not safe:
         raise InputError(
             "safe_serialization=False: weights are written as safetensors only; `torch.save` writes pickles"
+        )
+    if any(p.numel() == 0 and p.ndim == 1 for n, p in model.named_parameters() if n.endswith(".weight")):
+        raise InputError(
+            "the model was loaded for inference: its weights lie in the processor's own layout; load it without "
+            "for_inference and quantization to save it"
         )
     make_folder(folder)
     config = model.config

@@ -1,0 +1,65 @@
+"""The table of operations for weights that the processor cannot multiply as they are stored: widened block by block."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xlm.backends.torch.ops import Operations
+
+_BLOCK = 1 << 22
+"""Weights widened at a time: 16 MB of float32 stay in the outer cache."""
+
+
+class Widening(Operations):
+    """Weights in bfloat16 or int8, states and products in float32.
+
+    A weight is widened block by block into one buffer that all layers share, so nothing but that buffer is added to the
+    memory of the stored weights.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def enter(self, x: Tensor) -> Tensor:
+        return x.float()
+
+    def linear(self, module: nn.Module, x: Tensor) -> Tensor:
+        if type(module) is not nn.Linear or module.weight.dtype == x.dtype:
+            return module(x)
+        weight, bias = module.weight, module.bias
+        scale = getattr(module, "weight_scale", None)
+        out = x.new_empty(x.shape[0], weight.shape[0])
+        rows = max(1, _BLOCK // weight.shape[1])
+        for start in range(0, weight.shape[0], rows):
+            part = weight[start : start + rows]
+            wide = self._block(part.numel()).view(part.shape)
+            wide.copy_(part)
+            out[:, start : start + rows] = x @ wide.t()
+        if scale is not None:
+            out *= scale
+        return out if bias is None else out.add_(bias.to(out.dtype))
+
+    def _block(self, size: int) -> Tensor:
+        if self._buffer is None or self._buffer.numel() < size:
+            self._buffer = torch.empty(size)
+        return self._buffer[:size]
+
+
+@torch.no_grad()
+def quantize_linear(module: nn.Linear) -> None:
+    """Store a layer's weight as int8 with one float32 scale an output channel (symmetric, the largest value is 127).
+
+    The result is allocated first and filled block by block: temporaries of a matrix's size between results that stay
+    would leave holes in the heap as large as the weights themselves.
+    """
+    weight = module.weight.detach()
+    quantized, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(weight.shape[0])
+    rows = max(1, _BLOCK // (4 * weight.shape[1]))
+    for start in range(0, weight.shape[0], rows):
+        part = weight[start : start + rows].float()
+        largest = part.abs().amax(dim=1).clamp_min_(torch.finfo(torch.float32).tiny) / 127
+        scale[start : start + rows] = largest
+        quantized[start : start + rows] = part.div_(largest[:, None]).round_()
+    module.weight = nn.Parameter(quantized, requires_grad=False)
+    module.register_buffer("weight_scale", scale, persistent=False)
