@@ -170,7 +170,7 @@ def _compared(
 def _classes(net: Any, spec: EncoderSpec, config: Any, labels: Any, shape: tuple[int, ...]) -> Array:
     """Class labels of the head: a class a token, a text or a choice; ``-100`` where nothing is asked."""
     counts = {"vocabulary": spec.vocab_size, "choices": shape[1]}
-    classes = int(counts.get(net.label_kind, config.num_labels))
+    classes: int = counts.get(net.label_kind) or config.num_labels
     wanted = shape if net.label_kind in ("vocabulary", "tokens") else shape[:1]
     if not traced(labels):
         host = np.asarray(labels)

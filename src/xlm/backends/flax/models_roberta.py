@@ -72,5 +72,5 @@ class RobertaModel(FlaxPreTrainedModel):
         return self.call(params, given, dropout_rng, train, return_dict)
 
 
-class RobertaCausalLM(RobertaModel, GenerationMixin):
+class RobertaCausalLM(GenerationMixin, RobertaModel):
     """Abstract: a left-to-right language model."""

@@ -82,5 +82,5 @@ class XLMModel(FlaxPreTrainedModel):
         return self.call(params, given, dropout_rng, train, return_dict)
 
 
-class XLMLMHeadModel(XLMModel, GenerationMixin):
+class XLMLMHeadModel(GenerationMixin, XLMModel):
     """Abstract: a language model that fills a mask token at the end, or with ``causal=True`` looks left only."""

@@ -94,6 +94,7 @@ class FlaxPreTrainedModel:
         net = self.net_class(config, add_pooling_layer) if base else self.net_class(config)
         self.graph, shapes = nnx.split(net)
         self.slots = weights.Slots(shapes, self.family, spec, base)
+        self.mesh: jax.sharding.Mesh | None = None
         self._params: Stacked | None = None
         if _do_init:
             self.set_stacked(nnx.State(weights.unflatten(self.slots.fresh(jax.random.key(seed)))))
@@ -247,8 +248,12 @@ class FlaxPreTrainedModel:
         return self._cast(params, jnp.float32, mask)
 
     def shard(self, mesh: jax.sharding.Mesh, rules: Mapping[str, str | None] | None = None) -> Self:
-        """Place the parameters on a mesh; see :func:`xlm.backends.flax.sharding.shardings`."""
-        self.set_stacked(jax.device_put(self.stacked, self.shardings(mesh, rules)))
+        """Place the parameters on a mesh, whose axes the compiler then fills in; returns the model.
+
+        ``model.mesh`` is the mesh to place batches on. See :func:`xlm.backends.flax.sharding.shardings`.
+        """
+        self.mesh = sharding.automatic(mesh)
+        self.set_stacked(jax.device_put(self.stacked, self.shardings(self.mesh, rules)))
         return self
 
     def shardings(self, mesh: jax.sharding.Mesh, rules: Mapping[str, str | None] | None = None) -> Stacked:

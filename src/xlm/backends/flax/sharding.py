@@ -20,6 +20,11 @@ RULES: dict[str, str | None] = {"heads": "model", "mlp": "model", "vocab": "mode
 """Logical axis -> mesh axis."""
 
 
+def automatic(mesh: Mesh) -> Mesh:
+    """The same devices with axes along which the compiler derives the sharding of what is computed."""
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
 def shardings(
     graph: Any,
     shapes: Mapping[tuple[str, ...], tuple[int, ...]],
