@@ -148,6 +148,11 @@ class Tokenizer(Preparation, Persistence):
         if not isinstance(batch_text_or_text_pairs, list | tuple):
             raise TypeError(f"a list or tuple is needed, not {type(batch_text_or_text_pairs).__name__}")
         settings, rest = self._options(options)
+        if self._plain_batch(settings) and set(map(type, batch_text_or_text_pairs)) == {str}:
+            texts = list(batch_text_or_text_pairs)
+            finished = self._finished(texts, **rest)
+            if finished is not None:
+                return self._plain_rows(finished, texts, settings, rest)
         items: list[tuple[Any, Any]] = []
         for item in batch_text_or_text_pairs:
             alone = not isinstance(item, list | tuple)
@@ -219,15 +224,6 @@ class Tokenizer(Preparation, Persistence):
         shapes = [
             (self._shape(a, options, texts), None if b is None else self._shape(b, options, texts)) for a, b in items
         ]
-        if (
-            not single
-            and self._plain_batch(options)
-            and len(texts) == len(items)
-            and all(s[0][0] == "text" for s in shapes)
-        ):
-            finished = self._finished(texts, **rest)
-            if finished is not None:
-                return self._plain_rows(finished, texts, options, rest)
         ids_of = self._content(texts, **rest) if texts else []
         sides = [(self._ids(a, ids_of), None if b is None else self._ids(b, ids_of)) for a, b in shapes]
         plans = [self._plan(len(a), None if b is None else len(b), options) for a, b in sides]
@@ -250,7 +246,8 @@ class Tokenizer(Preparation, Persistence):
     @staticmethod
     def _plain_batch(options: Options) -> bool:
         """Whether rows are wanted as the model takes them and nothing beside them."""
-        extras = (options.overflowing_tokens, options.special_tokens_mask, options.offsets_mapping, options.length)
+        extras = (options.overflowing_tokens, options.special_tokens_mask, options.offsets_mapping, options.length,
+                  options.is_split_into_words)  # fmt: skip
         uncut = options.truncation is TruncationStrategy.DO_NOT_TRUNCATE
         return uncut and options.add_special_tokens and not options.token_type_ids and not any(extras)
 

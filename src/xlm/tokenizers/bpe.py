@@ -6,12 +6,13 @@ import heapq
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from xlm.errors import CheckpointError
+from xlm.tokenizers.memo import Memo
 
 END = "</w>"
-_CACHE = 100_000
-_CACHED_LENGTH = 64
+_REMEMBERED = 65_536
 _LONG = 64
 
 
@@ -31,44 +32,37 @@ class BPE:
 
     def __init__(self, merges: Sequence[tuple[str, ...]]) -> None:
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
-        self._cache: dict[str, tuple[str, ...]] = {}
+        self._memo = Memo(self._pieces, _REMEMBERED)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"ranks": self.ranks, "_cache": {}}
+        return {"ranks": self.ranks}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.ranks, self._memo = state["ranks"], Memo(self._pieces, _REMEMBERED)
 
     def __call__(self, word: str) -> tuple[str, ...]:
         """The pieces of a word; joined they are the word and ``</w>``."""
-        found = self._cache.get(word)
-        if found is None:
-            symbols = [*word[:-1], word[-1] + END]
-            found = tuple(self._short(symbols) if len(symbols) <= _LONG else self._long(symbols))
-            if len(word) <= _CACHED_LENGTH:
-                if len(self._cache) >= _CACHE:
-                    self._cache.clear()
-                self._cache[word] = found
-        return found
+        return self._memo[word]
+
+    def _pieces(self, word: str) -> tuple[str, ...]:
+        symbols = [*word[:-1], word[-1] + END]
+        return tuple(self._short(symbols) if len(symbols) <= _LONG else self._long(symbols))
 
     def _short(self, symbols: list[str]) -> list[str]:
-        ranks = self.ranks
-        while len(symbols) > 1:
-            best, rank = None, len(ranks)
-            for pair in pairwise(symbols):
-                found = ranks.get(pair)
-                if found is not None and found < rank:
-                    best, rank = pair, found
-            if best is None:
-                break
-            first, second = best
-            merged: list[str] = []
-            index, last = 0, len(symbols) - 1
-            while index <= last:
-                if index < last and symbols[index] == first and symbols[index + 1] == second:
-                    merged.append(first + second)
-                    index += 2
-                else:
-                    merged.append(symbols[index])
-                    index += 1
-            symbols = merged
+        """The pair of the lowest rank, wherever it occurs, until no pair has one; quadratic, but quick for words."""
+        rank, none = self.ranks.get, len(self.ranks)
+        # The rank of every pair of neighbours, and one more for the last symbol, which has none.
+        found = [rank(pair, none) for pair in pairwise(symbols)] + [none]
+        while (best := min(found)) < none:
+            at = -1
+            while best in found:
+                at = found.index(best, at + 1)
+                symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+                del found[at]
+                if at + 1 < len(symbols):
+                    found[at] = rank((symbols[at], symbols[at + 1]), none)
+                if at:
+                    found[at - 1] = rank((symbols[at - 1], symbols[at]), none)
         return symbols
 
     def _long(self, symbols: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """SentencePiece's compiled character map: what every character, or sequence of characters, becomes (NFKC and more).
 
-The blob holds the byte size of a double array, the array (darts-clone's layout: one 32-bit unit a node) and the
-replacements, each ended by a zero byte. Tables over all code points are read out of it at once, so that the length of
+The blob holds the byte size of a double array, the array (:mod:`xlm.tokenizers.trie`) and the replacements, each ended by
+a zero byte. Tables over all code points are read out of it at once, so that the length of
 the normalised text, and with it every offset, is array arithmetic.
 """
 
@@ -17,10 +17,15 @@ import regex
 from numpy.typing import NDArray
 
 from xlm.errors import CheckpointError
-from xlm.tokenizers.clusters import cluster_pattern
+from xlm.tokenizers.clusters import Clusters
+from xlm.tokenizers.memo import Memo
+from xlm.tokenizers.trie import DoubleArray
 
 _CODES = 0x110000
 _GRAPHEMES = regex.compile(r"\X")
+_WORD = re.compile(" ?[^ ]+| ")
+_REMEMBERED = 16_384
+Normal = tuple[str, tuple[int, ...], tuple[int, ...]]
 
 
 class CharsMap:
@@ -39,7 +44,8 @@ class CharsMap:
             self._units = np.zeros(1, "<u4")
             self._texts = b""
         self._check(name)
-        self._pairs: dict[str, tuple[int, str] | None] = {}
+        self._trie = DoubleArray(self._units, name)
+        self._words: Memo[Normal] = Memo(self._by_grapheme, _REMEMBERED)
 
     def _check(self, name: str) -> None:
         """Every value must lie inside the replacements; SentencePiece itself would read past their end."""
@@ -56,48 +62,35 @@ class CharsMap:
 
     def matches(self, key: bytes) -> list[tuple[int, str]]:
         """``(bytes matched, replacement)`` of every entry that ``key`` begins with, the shortest first."""
-        units, found = self._units, []
-        unit = int(units[0])
-        node = (unit >> 10) << ((unit & 512) >> 6)
-        for size, byte in enumerate(key, 1):
-            node ^= byte
-            if node >= len(units):
-                break
-            unit = int(units[node])
-            if unit & 0x800000FF != byte:
-                break
-            node ^= (unit >> 10) << ((unit & 512) >> 6)
-            if unit & 256 and node < len(units):
-                found.append((size, self._text(int(units[node]) & 0x7FFFFFFF)))
-        return found
+        return [(size, self._text(value)) for size, value in self._trie.prefixes(key)]
+
+    @cached_property
+    def _firsts(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int32]]:
+        """``(code points, nodes, values)`` of every character that an entry begins with."""
+        _, codes, nodes, values = self._trie.characters(np.array([self._trie.root], np.uint32))
+        return codes, nodes, values
 
     @cached_property
     def _values(self) -> NDArray[np.int32]:
         """(0x110000,) where the replacement of a single code point begins, -1 for none."""
+        codes, _, found = self._firsts
         values = np.full(_CODES, -1, np.int32)
-        code = np.arange(_CODES, dtype=np.uint32)
-        ranges = ((0, 0x80, 1), (0x80, 0x800, 2), (0x800, 0x10000, 3), (0x10000, _CODES, 4))
-        units = self._units.astype(np.int64)
-        first = int(units[0])
-        root = (first >> 10) << ((first & 512) >> 6)
-        for low, high, width in ranges:
-            codes = code[low:high].astype(np.int64)
-            node = np.full(len(codes), root, np.int64)
-            unit = np.zeros(len(codes), np.int64)
-            alive = np.ones(len(codes), bool)
-            for position in range(width):
-                shift = 6 * (width - 1 - position)
-                lead = (0, 0, 0xC0, 0xE0, 0xF0)[width] if position == 0 else 0x80
-                byte = (codes >> shift) & (0x7F if width == 1 else 0x3F) | lead
-                node = node ^ byte
-                alive &= node < len(units)
-                unit = units[np.where(alive, node, 0)]
-                alive &= (unit & 0x800000FF) == byte
-                node = node ^ ((unit >> 10) << ((unit & 512) >> 6))
-            alive &= ((unit & 256) != 0) & (node < len(units))
-            values[low:high] = np.where(alive, units[np.where(alive, node, 0)] & 0x7FFFFFFF, -1)
-        values[0xD800:0xE000] = -1
+        values[codes] = found
         return values
+
+    @cached_property
+    def pairs(self) -> NDArray[np.int64]:
+        """Sorted numbers ``first << 21 | second`` of the two characters that an entry of several begins with."""
+        codes, nodes, _ = self._firsts
+        parent, seconds, _, _ = self._trie.characters(nodes)
+        return np.sort(codes[parent].astype(np.int64) << 21 | seconds)
+
+    @cached_property
+    def seconds(self) -> NDArray[np.bool_]:
+        """(0x110000,) whether a code point may be the second of an entry."""
+        mask = np.zeros(_CODES, bool)
+        mask[self.pairs & 0x1FFFFF] = True
+        return mask
 
     @cached_property
     def tables(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
@@ -120,54 +113,18 @@ class CharsMap:
         at = int(self._values[ord(char)])
         return None if at < 0 else self._text(at)
 
-    def has_rule(self, codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        return self._values[codes] >= 0
-
     def longer(self, text: str) -> tuple[int, str] | None:
         """``(characters, replacement)`` of the longest entry of two or more characters that ``text`` begins with."""
-        key = text[:2]
-        if key not in self._pairs:
-            if len(self._pairs) > 65_536:
-                self._pairs.clear()
-            # Whether any entry begins with these two characters does not depend on what follows.
-            self._pairs[key] = (0, "") if self._reaches(key.encode("utf-8", "replace")) else None
-        if self._pairs[key] is None:
-            return None
-        found = self.matches(text[:8].encode("utf-8", "replace"))
+        found = self._trie.prefixes(text.encode("utf-8", "replace"))
         if not found:
             return None
-        width, replacement = found[-1]
-        count = len(text[:8].encode("utf-8", "replace")[:width].decode("utf-8", "ignore"))
-        return (count, replacement) if count > 1 else None
-
-    def _reaches(self, key: bytes) -> bool:
-        units = self._units
-        unit = int(units[0])
-        node = (unit >> 10) << ((unit & 512) >> 6)
-        for byte in key:
-            node ^= byte
-            if node >= len(units) or int(units[node]) & 0x800000FF != byte:
-                return False
-            unit = int(units[node])
-            node ^= (unit >> 10) << ((unit & 512) >> 6)
-        return True
+        width, value = found[-1]
+        count = len(text.encode("utf-8", "replace")[:width].decode("utf-8", "ignore"))
+        return (count, self._text(value)) if count > 1 else None
 
     @cached_property
-    def followers(self) -> NDArray[np.bool_]:
-        """Code points that may follow in an entry of several: marks that compose, Hangul vowels and finals."""
-        mask = np.zeros(_CODES, bool)
-        if len(self._units) > 1:
-            mask[[c for c in range(0x300, _CODES) if c < 0x20000 and regex.match(_FOLLOWER, chr(c))]] = True
-        return mask
-
-    @cached_property
-    def _clusters(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
-        """Both found in every text that :meth:`by_grapheme` might normalise otherwise than SentencePiece does."""
-        return cluster_pattern(self._values[:0x10000] >= 0, self.followers[:0x10000])
-
-    def may_cluster(self, text: str) -> bool:
-        quick, exact = self._clusters
-        return quick.search(text) is not None and exact.search(text) is not None
+    def clusters(self) -> Clusters:
+        return Clusters(self._values >= 0, self.pairs)
 
     @cached_property
     def sources(self) -> dict[str, str]:
@@ -186,6 +143,28 @@ class CharsMap:
         it; any other cluster is looked up character by character. Entries of several characters thus often do not apply,
         and a mark may be lost: this is where the reference's two classes differ.
         """
+        starts: list[int] = []
+        ends: list[int] = []
+        at = 0
+        words = self._cut(text)
+        found = [self._words[word] for word in words]
+        for word, (_, low, high) in zip(words, found, strict=True):
+            starts += [at + place for place in low] if at else low
+            ends += [at + place for place in high] if at else high
+            at += len(word)
+        return "".join([normal for normal, _, _ in found]), starts, ends
+
+    def text_by_grapheme(self, text: str) -> str:
+        """The normalised text of :meth:`by_grapheme` alone."""
+        words = self._words
+        return "".join([words[word][0] for word in self._cut(text)])
+
+    @staticmethod
+    def _cut(text: str) -> list[str]:
+        """Words with the space before them: a cluster ends before every space, but for a character that joins what follows."""
+        return [text] if _PREPENDED.search(text) else _WORD.findall(text)
+
+    def _by_grapheme(self, text: str) -> Normal:
         out: list[str] = []
         starts: list[int] = []
         ends: list[int] = []
@@ -206,13 +185,10 @@ class CharsMap:
                 out.append(new)
                 starts.extend([low] * len(new))
                 ends.extend([high] * len(new))
-        return "".join(out), starts, ends
+        return "".join(out), tuple(starts), tuple(ends)
 
 
-# What canonical composition takes as a second character: marks, plus Hangul vowels and finals.
-_FOLLOWER = regex.compile(r"[\p{M}\u1161-\u1175\u11A8-\u11C2]")
-
-
+_PREPENDED = regex.compile(r"\p{GCB=Prepend}")
 _SHARED: OrderedDict[bytes, CharsMap] = OrderedDict()
 
 

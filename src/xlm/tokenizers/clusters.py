@@ -1,44 +1,94 @@
-"""Which texts the two references of XLM-R might normalise differently, as one regular expression."""
+"""Which texts the two references of XLM-R might normalise differently: one entry by entry, the other by grapheme cluster."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
-_BMP = 0x10000
-# Astral characters that extend a cluster: skin tones, tags, variation selectors.
-_ASTRAL = "\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f\U000e0100-\U000e01ef"
-_PREPENDED = "[\u0600-\u0605\u06dd\u070f\u08e2\u0d4e]"
+_CODES = 0x110000
+_EDGE = "\U0010ffff"
+# What is known of a character: it has an entry of its own; it continues a cluster; it may come second in an entry of
+# several characters; a text with it is always looked at (it joins what follows, or only one reference strips it).
+_RULED, _EXTENDS, _SECOND, _ALWAYS = 1, 2, 4, 8
 
 
-def cluster_pattern(ruled: NDArray[np.bool_], followers: NDArray[np.bool_]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """``(quick, exact)``: both are found in every text for which normalisation by clusters might give another result.
-
-    ``quick`` is one class of characters, which most texts lack; ``exact`` looks at neighbours.
-    ``ruled`` (0x10000,) marks characters with an entry of their own, ``followers`` those that may come later in an entry of
-    several. The results can differ where a mark (or another extender of clusters) follows a ruled character or a composed
-    one, where a follower makes a cluster of six bytes, at a CR LF, and at U+0085 and U+2581, which only one of them strips.
-    """
-    extenders = np.zeros(_BMP, bool)
-    extenders[[c for c in range(0x300, _BMP) if unicodedata.category(chr(c))[0] == "M"]] = True
-    extenders[[0x200C, 0x200D, 0xFF9E, 0xFF9F]] = True
-    jamo = np.zeros(_BMP, bool)
-    jamo[0x1160:0x1200] = jamo[0xD7B0:0xD7FC] = True
-    extenders |= jamo
-    real = ruled.copy()
-    real[0xD800:0xE000] = False
-    extending, composing = _class(extenders), _class(followers & extenders | jamo)
-    quick = re.compile(f"[{extending}{composing}{_ASTRAL}{_PREPENDED[1:-1]}\r\x85\u2581]")
-    return quick, re.compile(
-        f"[{_class(real)}][{extending}{_ASTRAL}]|[{composing}][{extending}{_ASTRAL}]|[\u0800-\uffff][{composing}]"
-        f"|{_PREPENDED}|\r\n|\x85\\s*$|\u2581"
-    )
+@lru_cache(maxsize=1)
+def _properties() -> NDArray[np.uint8]:
+    """(0x110000,) the flags that are facts about Unicode, from the library that also finds the clusters."""
+    flags = np.zeros(_CODES, np.uint8)
+    everything = np.arange(_CODES, dtype=np.uint32).tobytes().decode("utf-32-le", "surrogatepass")
+    for pattern, flag in (
+        (r"[\p{GCB=Extend}\p{GCB=SpacingMark}\p{GCB=ZWJ}\p{GCB=V}\p{GCB=T}]+", _EXTENDS),
+        (r"[\p{GCB=Prepend}\u0085\u2581]+", _ALWAYS),
+    ):
+        for match in regex.finditer(pattern, everything):
+            flags[match.start() : match.end()] |= flag
+    return flags
 
 
-def _class(mask: NDArray[np.bool_]) -> str:
+def in_pairs(pairs: NDArray[np.int64], first: NDArray[np.uint32], second: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Whether the sorted ``pairs`` hold ``first << 21 | second``."""
+    if not len(pairs):
+        return np.zeros(len(first), bool)
+    keys = first.astype(np.int64) << 21 | second
+    return pairs[np.minimum(np.searchsorted(pairs, keys), len(pairs) - 1)] == keys
+
+
+class Clusters:
+    """``ruled`` (0x110000,) marks characters with an entry of their own; ``pairs`` are the sorted numbers
+    ``first << 21 | second`` of the two characters that entries of several begin with."""
+
+    def __init__(self, ruled: NDArray[np.bool_], pairs: NDArray[np.int64]) -> None:
+        flags = _properties().copy()
+        flags[ruled] |= _RULED
+        flags[np.unique(pairs & 0x1FFFFF)] |= _SECOND
+        self._flags, self._pairs = flags, pairs
+        suspicious = (flags & (_EXTENDS | _SECOND | _ALWAYS)) != 0
+        suspicious[ord("\r")] = True
+        # Beyond the basic plane one range for all: a class of many such ranges would be searched one by one.
+        self._quick = re.compile(f"[{_ranges(suspicious[:0x10000])}\U00010000-\U0010ffff]")
+
+    def odd(self, texts: Sequence[str]) -> list[int]:
+        """The places of the texts for which normalising by clusters might give another result, and few others.
+
+        It can where something continues a cluster after a character that has an entry, and where two characters have an
+        entry together that by clusters is not found: the cluster has more characters, or at least six bytes, or ends
+        between the two.
+        """
+        search = self._quick.search
+        chosen = [
+            number
+            for number, text in enumerate(texts)
+            if ("\r\n" in text if text.isascii() else search(text) is not None)
+        ]
+        if not chosen:
+            return []
+        joined = _EDGE.join([texts[number] for number in chosen]) + _EDGE * 2
+        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+        flags = self._flags[codes]
+        here, following = flags[:-1], flags[1:]
+        found = (here & _ALWAYS) | ((here & _RULED) & (following >> 1))
+        # Three bytes and three bytes are a cluster that is looked up character by character.
+        found[(codes[:-1] >= 0x800) & (codes[1:] >= 0x800) & (found == 1)] = 0
+        found |= (codes[:-1] == 13) & (codes[1:] == 10)
+        seconds = np.flatnonzero(following & _SECOND)
+        seconds = seconds[in_pairs(self._pairs, codes[seconds], codes[seconds + 1])]
+        apart = (codes[seconds] >= 0x800) | (codes[seconds + 1] >= 0x10000) | ((here[seconds] & _EXTENDS) != 0)
+        apart |= ((following[seconds] & _EXTENDS) == 0) | ((flags[seconds + 2] & _EXTENDS) != 0)
+        found[seconds[apart]] = 1
+        places = np.flatnonzero(found)
+        if not places.size:
+            return []
+        ends = np.cumsum([len(texts[number]) + 1 for number in chosen])
+        return [chosen[number] for number in np.unique(np.searchsorted(ends, places, side="right")).tolist()]
+
+
+def _ranges(mask: NDArray[np.bool_]) -> str:
     """The inside of brackets."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return "".join(f"{re.escape(chr(low))}-{re.escape(chr(high - 1))}" for low, high in edges.reshape(-1, 2).tolist())

@@ -2,7 +2,7 @@
 
 Written from the rules of ``normalize-punctuation.perl``, ``replace-unicode-punctuation.perl`` and ``tokenizer.perl``
 (statmt.org/moses) as sacremoses applies them; sacremoses is the oracle of the tests, quirks included. Every rule is a
-``(needed, pattern, replacement)``: text without one of the needed characters cannot match, and most text has none of them.
+``(needed, pattern, replacement)``: text that has none of the needed strings cannot match, and most text has none of them.
 Each function takes plain text, or :class:`Aligned` text and then keeps where every character came from.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from xlm.tokenizers.aligned import Aligned, join
 
 Text = TypeVar("Text", str, Aligned)
-Rule = tuple[str, re.Pattern[str], str]
+Rule = tuple[tuple[str, ...], re.Pattern[str], str]
 
 
 def plain(text: str | Aligned) -> str:
@@ -28,15 +28,22 @@ def plain(text: str | Aligned) -> str:
 
 def apply(text: Text, rules: Sequence[Rule]) -> Text:
     """Apply the rules in order."""
+    string = plain(text)
     for needed, pattern, replacement in rules:
-        if needed and not any(char in plain(text) for char in needed):
-            continue
-        text = pattern.sub(replacement, text) if isinstance(text, str) else text.sub(pattern, replacement)
+        for part in needed:
+            if part in string:
+                text = pattern.sub(replacement, text) if isinstance(text, str) else text.sub(pattern, replacement)
+                string = plain(text)
+                break
     return text
 
 
-def _rules(*given: tuple[str, str, str]) -> tuple[Rule, ...]:
-    return tuple((needed, re.compile(pattern), replacement) for needed, pattern, replacement in given)
+def _rules(*given: tuple[str | tuple[str, ...], str, str]) -> tuple[Rule, ...]:
+    """Rules from ``(needed, pattern, replacement)``; a string is needed as a whole, of several one is enough."""
+    return tuple(
+        ((needed,) if isinstance(needed, str) else needed, re.compile(pattern), replacement)
+        for needed, pattern, replacement in given
+    )
 
 
 _NBSP = "\u00a0"
@@ -61,19 +68,19 @@ def replace_unicode_punctuation(text: Text) -> Text:
         return text
     text = apply(text, _STOPS)
     if isinstance(text, str):
-        text = text.translate(_PUNCT)
+        text = _ANY_PUNCT.sub(lambda match: _PUNCT[ord(match[0])], text)
     else:
-        text = text.sub(_ANY_PUNCT, lambda match: _PUNCT[ord(match.group())])
+        text = text.sub(_ANY_PUNCT, lambda match: _PUNCT[ord(match[0])])
     return apply(text, _WIDE_STOP)
 
 
 # ---- normalize-punctuation -------------------------------------------------------------------------------------------
-_SPACE = ("", r"  +", " ")
+_SPACE = ("  ", r"  +", " ")
 _NORMALIZE = _rules(
     ("\r", r"\r", ""), ("(", r"\(", " ("), (")", r"\)", ") "), _SPACE, (")", r"\) ([.!:?;,])", r")\1"), ("(", r"\( ", "("),
     (")", r" \)", ")"), ("%", r"(\d) %", r"\1%"), (":", " :", ":"), (";", " ;", ";"), ("`", "`", "'"), ("'", "''", ' " '),
-    ("„“”", "[„“”]", '"'), ("–", "–", "-"), ("—", "—", " - "), _SPACE, ("´", "´", "'"),
-    ("‘", "([a-zA-Z])‘([a-zA-Z])", r"\1'\2"), ("’", "([a-zA-Z])’([a-zA-Z])", r"\1'\2"), ("‘‚’", "[‘‚’]", "'"),
+    (tuple("„“”"), "[„“”]", '"'), ("–", "–", "-"), ("—", "—", " - "), _SPACE, ("´", "´", "'"),
+    ("‘", "([a-zA-Z])‘([a-zA-Z])", r"\1'\2"), ("’", "([a-zA-Z])’([a-zA-Z])", r"\1'\2"), (tuple("‘‚’"), "[‘‚’]", "'"),
     ("'", "''", '"'), ("…", "…", "..."),
     ("«", f"{_NBSP}«{_NBSP}", '"'), ("«", f"«{_NBSP}", '"'), ("«", "«", '"'),
     ("»", f"{_NBSP}»{_NBSP}", '"'), ("»", f"{_NBSP}»", '"'), ("»", "»", '"'),
@@ -135,8 +142,8 @@ def _prefixes() -> dict[str, tuple[frozenset[str], frozenset[str]]]:
 
 _DOTS = re.compile(r"\.{2,}")
 _MARKER = re.compile("(?:DOT)+MULTI")
-_TO_ONE_SPACE: Rule = ("", re.compile(r"\s\s+|[^\S ]"), " ")
-_JUNK: Rule = ("", re.compile("[\x00-\x1f]"), "")
+_TO_ONE_SPACE: Rule = (("",), re.compile(r"\s\s+|[^\S ]"), " ")
+_JUNK: Rule = (("",), re.compile("[\x00-\x1f]"), "")
 _FINAL_QUOTE = _rules(("'", r"\.' ?$", " . ' "))
 
 
@@ -152,6 +159,7 @@ class Tokenizer:
         self._abbreviations, self._before_numbers = _prefixes().get(lang) or _prefixes()["en"]
         # A newline counts as a number in the oracle's class; no newline is left when these rules run.
         self._pad = _rules(("", rf"([^{alnum}\s.'`,\-])", r" \1 "))
+        self._chunk = re.compile(rf"[{alnum}.'`,\-]+|\S")
         self._commas = _rules(
             (",", f"([^{number}\n])[,]", r"\1 , "),
             (",", f"[,]([^{number}\n])", r" , \1"),
@@ -195,6 +203,40 @@ class Tokenizer:
             text = _MARKER.sub(restore, text) if isinstance(text, str) else text.sub(_MARKER, restore)
         return text.split() if isinstance(text, str) else text.words()
 
+    def chunks(self, text: str) -> list[str] | None:
+        """``text`` cut at white space and around the marks that stand alone, or None where it must be seen as a whole.
+
+        The words of a text are those of its chunks, which come again and again and can be remembered. What a chunk's words
+        depend on outside of it is the first character after its last full stop; it is put behind the chunk as `` a``
+        (a lower-case letter follows) or `` 1`` (a digit follows).
+        """
+        if "'" in text or "MULTI" in text or text.lstrip()[:1] == ",":
+            if _NOT_IN_CHUNKS.search(text):
+                return None
+        found = self._chunk.findall(text)
+        if "." in text:
+            last = len(found) - 1
+            for index in [i for i, chunk in enumerate(found) if chunk[-1] == "." and i < last]:
+                following = found[index + 1]
+                if self._lower.match(following):
+                    found[index] += " a"
+                elif following[0] in _DIGITS:
+                    found[index] += " 1"
+        return found
+
+    def chunk_words(self, chunk: str) -> list[str]:
+        """The words of one of :meth:`chunks`."""
+        chunk, _, following = chunk.partition(" ")
+        body, last = chunk[:-1], chunk[-1]
+        if not _INNER.search(body):
+            # Most chunks: nothing but letters and digits, or those and one mark at the end.
+            if last not in ".,'" or (not body and last == "."):
+                return [chunk]
+            if body and last != "'":
+                whole = last == "." and self._keeps_stop(body, following or None)
+                return [chunk] if whole else [body, last]
+        return self.words(f"( {chunk} {following or ')'}")[1:-1]
+
     def _keeps_stop(self, prefix: str, following: str | None) -> bool:
         """Whether the full stop after ``prefix`` belongs to it; ``following`` is the next word."""
         if "." in prefix and self._alpha.search(prefix):
@@ -203,7 +245,7 @@ class Tokenizer:
             return True
         if following is not None and self._lower.match(following):
             return True
-        return prefix in self._before_numbers and following is not None and following[0] in "0123456789"
+        return prefix in self._before_numbers and following is not None and following[0] in _DIGITS
 
     def _full_stops(self, text: Any) -> Any:
         if "." not in plain(text):
@@ -220,6 +262,10 @@ class Tokenizer:
 
 
 _LAST_STOP = re.compile(r"\.$")
+_DIGITS = "0123456789"
+_INNER = re.compile("[.,']")
+# Apostrophes and commas at the edges of a text, apostrophes on both sides of a space, and the marker of dots as a word.
+_NOT_IN_CHUNKS = re.compile(r"^\s*[',]|'\s+'|'\s*$|MULTI")
 
 
 @lru_cache(maxsize=32)

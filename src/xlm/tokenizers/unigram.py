@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from xlm.errors import CheckpointError
 from xlm.tokenizers import proto
 from xlm.tokenizers.charsmap import shared
+from xlm.tokenizers.clusters import in_pairs
 
 logger = logging.getLogger("xlm")
 
@@ -24,6 +25,7 @@ SPACE = "▁"
 UNK = 3
 # Below this many characters a second thread costs more than it gives.
 _THREAD_FROM = 20_000
+_GROUP = 1 << 15
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Stands for the edge between two texts in the joined array; no text holds it, its bytes being no character.
 _EDGE = 0x10FFFF
@@ -37,6 +39,18 @@ class Spans:
     ids: NDArray[np.int32]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
+
+
+def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
+    """Ranges of texts of about as many characters as keep the arrays of one group in the processor's cache."""
+    low = size = 0
+    for number, text in enumerate(texts):
+        size += len(text)
+        if size > _GROUP:
+            yield low, number + 1
+            low, size = number + 1, 0
+    if low < len(texts):
+        yield low, len(texts)
 
 
 def clean(text: str) -> str:
@@ -114,28 +128,61 @@ class Unigram:
         )
         counts = np.array([len(row) for row in rows], np.int64)
         ids = np.concatenate(rows) if rows else np.zeros(0, np.int32)
-        lengths = self.piece_lengths[ids].astype(np.int64)
+        lengths = self.piece_lengths[ids]
+        self._measure_unknown(texts, ids, counts, lengths)
+        starts, ends = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+        at = 0
+        for low, high in _groups(texts):
+            stop = at + int(counts[low:high].sum())
+            here = slice(at, stop)
+            starts[here], ends[here] = self._group(
+                texts[low:high], ids[here], counts[low:high], lengths[here].astype(np.int64), trim
+            )
+            at = stop
+        return Spans(counts, ids, starts, ends)
+
+    def _measure_unknown(
+        self, texts: list[str], ids: NDArray[np.int32], counts: NDArray[np.int64], lengths: NDArray[np.int32]
+    ) -> None:
+        """Write the characters of unknown tokens, which differ from one to the next, into ``lengths``."""
         unknown = np.flatnonzero(ids == UNK)
-        if unknown.size:
-            ends = np.cumsum(counts)
-            for index in np.unique(np.searchsorted(ends, unknown, side="right")).tolist():
-                pieces = self.pieces(texts[index])
-                lengths[ends[index] - counts[index] : ends[index]] = [len(piece) for piece in pieces]
+        if not unknown.size:
+            return
+        ends = np.cumsum(counts)
+        rows = np.unique(np.searchsorted(ends, unknown, side="right"))
+        chosen = [texts[row] for row in rows.tolist()]
+        pieces = self.processor.encode(
+            chosen, out_type=str, add_bos=False, add_eos=False, num_threads=self._threads_for(chosen)
+        )
+        for end, of in zip(ends[rows].tolist(), pieces, strict=True):
+            lengths[end - len(of) : end] = [len(piece) for piece in of]
+
+    def _group(
+        self,
+        texts: list[str],
+        ids: NDArray[np.int32],
+        counts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        trim: bool,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Starts and ends of the tokens of some texts, each in its own text."""
         char_starts, char_ends, bases = self._characters(texts)
         after = np.cumsum(lengths)
-        if ids.size and int(after[-1]) > len(char_starts):
+        if not ids.size:
+            return after, after
+        if int(after[-1]) > len(char_starts):
             raise CheckpointError(f"{self.name}: the pieces do not add up to the normalised text")
         base = np.repeat(bases, counts)
-        starts = char_starts[after - lengths] - base if ids.size else np.zeros(0, np.int64)
-        stops = char_ends[after - 1] - base if ids.size else np.zeros(0, np.int64)
-        if trim and ids.size:
+        starts = char_starts[after - lengths] - base
+        stops = char_ends[after - 1] - base
+        if trim:
             marked = np.flatnonzero(self.begins_word[ids])
             # A space is never the last character of a normalised text, so there is one after it.
             first = np.minimum(after[marked] - lengths[marked] + 1, len(char_starts) - 1)
             starts[marked] = char_starts[first] - base[marked]
             alone = marked[lengths[marked] == 1]
             stops[alone] = starts[alone]
-        return Spans(counts, ids, starts, stops)
+        return starts, stops
 
     def _characters(self, texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """``(starts, ends, bases)``: the span in the joined text of every character of the joined normalised text.
@@ -176,9 +223,9 @@ class Unigram:
         self, joined: str, codes: NDArray[np.uint32], grown: NDArray[np.int64], ends_of: NDArray[np.int64]
     ) -> None:
         """Give the characters of an entry of several characters (a letter and its marks) to the first of them."""
-        candidates = np.flatnonzero(self.charsmap.followers[codes])
+        after = np.flatnonzero(self.charsmap.seconds[codes])
         done = 0
-        for index in (candidates - 1).tolist():
+        for index in (after[in_pairs(self.charsmap.pairs, codes[after - 1], codes[after])] - 1).tolist():
             if index < done:
                 continue
             found = self.charsmap.longer(joined[index : index + 8])

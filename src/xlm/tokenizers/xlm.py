@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,11 +23,15 @@ from xlm.tokenizers.added import Segment
 from xlm.tokenizers.aligned import Aligned
 from xlm.tokenizers.base import Tokenizer
 from xlm.tokenizers.bpe import BPE, END, read_merges
+from xlm.tokenizers.memo import Memo
 from xlm.tokenizers.persist import read_json
 from xlm.tokenizers.rows import Detail, Template
 from xlm.tokenizers.unigram import clean
-from xlm.tokenizers.xlm_words import chain, segmented
+from xlm.tokenizers.xlm_words import chunks as segment_chunks
+from xlm.tokenizers.xlm_words import join, segmented
 
+# Chunks of text remembered for each of the languages used last.
+_REMEMBERED, _LANGUAGES = 65_536, 4
 _SPECIALS = [f"<special{number}>" for number in range(10)]
 _MARKS = re.compile("[" + "".join(
     f"{chr(low)}-{chr(high)}" for low, high in ((0x300, 0x36F), (0x483, 0x487))
@@ -102,6 +107,7 @@ class XLMTokenizer(Tokenizer):
     def _put(self, index: int, token: Any) -> None:
         super()._put(index, token)
         self.__dict__.pop("_protected", None)
+        self.__dict__.pop("_memos", None)
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """The id of a token, or the ids of a list; what is unknown gets the id of ``unk_token``."""
@@ -189,21 +195,48 @@ class XLMTokenizer(Tokenizer):
     ) -> list[list[int]]:
         language = self._language(lang)
         split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        unknown = self.encoder.get(str(self._special["unk_token"]))
-        get, bpe, added = self.encoder.get, self._bpe, self._encoder
         rows: list[list[int]] = []
         for given in texts:
             text = clean(given)
             text = self._lower(text) if self.do_lower_case else text
-            row: list[Any] = []
+            row: list[int] = []
             for segment in self._chunks(text, split_special):
-                if segment.token_id is not None:
+                if segment.token_id is None:
+                    row += self._segment(text[segment.start : segment.end], language, bypass_tokenizer)
+                else:
                     row.append(segment.token_id)
-                    continue
-                for word in self._words(text[segment.start : segment.end], language, bypass_tokenizer):
-                    row.extend([added[p] if p in added else get(p, unknown) for p in bpe(word)])
             rows.append(row)
         return rows
+
+    def _segment(self, text: str, lang: str, bypass: bool) -> Iterable[int]:
+        """Ids of a stretch without added tokens."""
+        chunks = None if bypass else segment_chunks(text, lang)
+        if chunks is None:
+            return [self.convert_tokens_to_ids(p) for word in self._words(text, lang, bypass) for p in self._bpe(word)]
+        return chain.from_iterable(map(self._memo(lang).__getitem__, chunks))
+
+    def _memo(self, lang: str) -> Memo[tuple[int, ...]]:
+        """Ids of the chunks of a language, for as long as nothing changes that they depend on."""
+        key = (lang, self.do_lowercase_and_remove_accent, self._special["unk_token"])
+        if key not in self._memos:
+            splitter = moses.tokenizer(lang)
+
+            def ids(chunk: str) -> tuple[int, ...]:
+                words = splitter.chunk_words(chunk)
+                words = strip_accents(words) if self.do_lowercase_and_remove_accent else words
+                return tuple([self.convert_tokens_to_ids(p) for word in words if word for p in self._bpe(word)])
+
+            while len(self._memos) >= _LANGUAGES:
+                del self._memos[next(iter(self._memos))]
+            self._memos[key] = Memo(ids, _REMEMBERED)
+        return self._memos[key]
+
+    @cached_property
+    def _memos(self) -> dict[Any, Memo[tuple[int, ...]]]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_memos", "_protected")}
 
     def _details(
         self,
@@ -271,5 +304,5 @@ def strip_accents(words: list[Any]) -> list[Any]:
         else:
             text = _MARKS.sub("", text)
         return text.lower().split(" ")
-    text = chain(words).lower().decompose().keep(lambda char: unicodedata.category(char) != "Mn").lower()
+    text = join(words).lower().decompose().keep(lambda char: unicodedata.category(char) != "Mn").lower()
     return text.words(" ")

@@ -201,15 +201,43 @@ class XLMRobertaTokenizer(Tokenizer):
         """Ids of plain lines: no special tokens are added, and none are looked for in the text."""
         return self.engine.ids(lines)
 
+    @property
+    def _trim(self) -> bool:
+        """Whether a token's span leaves out the white space before it."""
+        return True
+
     def _split(self, text: str, split_special: bool) -> list[Segment]:
         return [Segment(0, len(text))] if split_special and text else self._splitter().split(text)
 
     def _content(self, texts: list[str], split_special_tokens: bool | None = None) -> list[list[int]]:
-        split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        splitter = self._splitter()
-        if split_special or not any(map(splitter.may_split, texts)):
-            return self.engine.ids(texts)
-        segments = [self._split(text, False) for text in texts]
+        return self._rows(texts, split_special_tokens, special=False)
+
+    def _finished(self, texts: list[str], split_special_tokens: bool | None = None) -> list[list[int]] | None:
+        # SentencePiece itself puts <s> and </s> around: right as long as those are what rows begin and end with.
+        if {name: index for name, (_, index) in self._row_specials().items()} != {"cls": 0, "sep": 2}:
+            return None
+        return self._rows(texts, split_special_tokens, special=True)
+
+    def _rows(self, texts: list[str], given: bool | None, special: bool) -> list[list[int]]:
+        """Ids of every text, with ``special`` between ``<s>`` and ``</s>``: nearly all at once, odd ones by themselves."""
+        split_special = bool(self.split_special_tokens if given is None else given)
+        odd = self._odd(texts, split_special)
+        if not odd:
+            return self.engine.ids(texts, special)
+        chosen = set(odd)
+        plain = iter(self.engine.ids([text for i, text in enumerate(texts) if i not in chosen], special))
+        treated = iter(self._treated([texts[i] for i in odd], split_special))
+        head, tail = ([0], [2]) if special else ([], [])
+        return [[*head, *next(treated), *tail] if i in chosen else next(plain) for i in range(len(texts))]
+
+    def _odd(self, texts: list[str], split_special: bool) -> list[int]:
+        """Places of the texts that must not go to SentencePiece as they are."""
+        may_split = self._splitter().may_split
+        return [] if split_special else [i for i, text in enumerate(texts) if may_split(text)]
+
+    def _treated(self, texts: list[str], split_special: bool) -> list[list[int]]:
+        """Ids of odd texts."""
+        segments = [self._split(text, split_special) for text in texts]
         raw = [t[s.start : s.end] for t, of in zip(texts, segments, strict=True) for s in of if s.token_id is None]
         found = iter(self.engine.ids(raw))
         rows: list[list[int]] = []
@@ -220,23 +248,10 @@ class XLMRobertaTokenizer(Tokenizer):
             rows.append(row)
         return rows
 
-    def _finished(self, texts: list[str], split_special_tokens: bool | None = None) -> list[list[int]] | None:
-        # SentencePiece itself puts <s> and </s> around: right as long as those are what rows begin and end with.
-        special = {name: index for name, (_, index) in self._row_specials().items()}
-        if special != {"cls": 0, "sep": 2} or split_special_tokens or self.split_special_tokens:
-            return None
-        if any(map(self._special_treatment, texts)):
-            return None
-        return self.engine.ids(texts, special=True)
-
-    def _special_treatment(self, text: str) -> bool:
-        """Whether a text must not go to SentencePiece as it is."""
-        return self._splitter().may_split(text)
-
     def _details(self, texts: list[str], split_special_tokens: bool | None = None) -> list[Detail]:
         split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
         segments = [self._split(text, split_special) for text in texts]
-        return self._assemble(texts, segments, trim=True)
+        return self._assemble(texts, segments, self._trim)
 
     def _assemble(self, texts: list[str], segments: Sequence[Sequence[Segment]], trim: bool) -> list[Detail]:
         raw = [t[s.start : s.end] for t, of in zip(texts, segments, strict=True) for s in of if s.token_id is None]
@@ -290,13 +305,13 @@ class XLMRobertaTokenizer(Tokenizer):
     def encode_arrays(self, texts: list[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
         """For every text ids (tokens,) int32 and offsets (tokens, 2) int64, special tokens included: the quick way to both."""
         limits = (self.cls_token_id, self.sep_token_id)
-        if any(map(self._splitter().may_split, texts)) or self.FAST:
+        if self._odd(texts, False):
             rows = self._details(texts)
             return [
                 (np.array([limits[0], *r.ids, limits[1]], np.int32), np.array([(0, 0), *r.offsets, (0, 0)], np.int64))
                 for r in rows
             ]
-        spans = self.engine.spans(texts, True)
+        spans = self.engine.spans(texts, self._trim)
         # Every row gets one place more at either end.
         at = np.cumsum(spans.counts)
         total = len(spans.ids) + 2 * len(texts)

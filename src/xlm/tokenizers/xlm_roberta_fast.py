@@ -1,7 +1,7 @@
 """The name of XLM-R's compiled tokenizer: the same engine, and what that reference does differently, fact by fact.
 
 - Normalisation goes by grapheme cluster (:meth:`CharsMap.by_grapheme`); it is done in Python for the few texts where that
-  makes a difference, which one regular expression finds.
+  makes a difference, which :class:`xlm.tokenizers.clusters.Clusters` finds.
 - ``<mask>`` is looked for in the normalised text, and the white space before it belongs to it.
 - A token's span includes the white space before it, unless ``tokenizer.json`` splits at white space first.
 - Overflowing tokens become rows of their own; ids outside the vocabulary become None.
@@ -44,35 +44,24 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
         # The compiled reference fixes them when it is made: another sep_token later changes no row.
         return {"cls": ("<s>", self.convert_tokens_to_ids("<s>")), "sep": ("</s>", self.convert_tokens_to_ids("</s>"))}
 
-    def _suspects(self) -> str:
-        """Characters of which one must occur in a text that a token of the normalised text is found in."""
-        firsts = {token.content[:1] for token in self._decoder.values() if token.normalized and token.content}
-        if not firsts:
-            return ""
-        charsmap = self.engine.charsmap
-        return "".join(sorted(firsts.union(*(charsmap.sources.get(char, "") for char in firsts))))
-
-    def _needs_clusters(self, text: str) -> bool:
-        if self._splitter("normalized").may_split(text):
-            return True
-        if text.isascii():
-            return "\r\n" in text and self.engine.charsmap.may_cluster(text)
-        if self.engine.charsmap.may_cluster(text):
-            return True
-        if "suspects" not in self._lists:
-            self._lists["suspects"] = self._suspects()
-        return any(char in text for char in self._lists["suspects"] if not char.isascii())
-
     @cached_property
-    def _lists(self) -> dict[str, str]:
-        return {}
+    def _suspects(self) -> list[str]:
+        """Characters of which one must occur in a text that a token is found in only after normalisation."""
+        sources = self.engine.charsmap.sources
+        firsts = {token.content[:1] for token in self._decoder.values() if token.normalized and token.content}
+        return sorted({char for first in firsts for char in sources.get(first, "") if not char.isascii()})
+
+    def _in_clusters(self, texts: list[str]) -> list[int]:
+        """Places of the texts that have to be normalised cluster by cluster."""
+        may_split, suspects = self._splitter("normalized").may_split, self._suspects
+        found = {i for i, text in enumerate(texts) if may_split(text)}
+        for char in suspects:
+            found.update([i for i, text in enumerate(texts) if char in text])
+        return sorted(found.union(self.engine.charsmap.clusters.odd(texts)))
 
     def _put(self, index: int, token: Any) -> None:
         super()._put(index, token)
-        self.__dict__.pop("_lists", None)
-
-    def _special_treatment(self, text: str) -> bool:
-        return self._splitter("raw").may_split(text) or self._needs_clusters(text)
+        self.__dict__.pop("_suspects", None)
 
     def _raw_split(self, text: str, split_special: bool) -> list[Segment]:
         if not text:
@@ -85,16 +74,31 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
             for s in self._splitter("raw").split(text)
         ]
 
-    def _content(self, texts: list[str], split_special_tokens: bool | None = None) -> list[list[int]]:
-        split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        raw = self._splitter("raw")
-        odd = [i for i, text in enumerate(texts) if raw.may_split(text) or self._needs_clusters(text)]
-        if not odd:
-            return self.engine.ids(texts)
-        chosen = set(odd)
-        rows = iter(self.engine.ids([text for i, text in enumerate(texts) if i not in chosen]))
-        slow = iter(self._details([texts[i] for i in odd], split_special_tokens=split_special))
-        return [next(slow).ids if i in chosen else next(rows) for i in range(len(texts))]
+    def _odd(self, texts: list[str], split_special: bool) -> list[int]:
+        may_split = self._splitter("raw").may_split
+        return sorted({i for i, text in enumerate(texts) if may_split(text)}.union(self._in_clusters(texts)))
+
+    def _treated(self, texts: list[str], split_special: bool) -> list[list[int]]:
+        segments = [self._raw_split(text, split_special) for text in texts]
+        raw = [t[s.start : s.end] for t, of in zip(texts, segments, strict=True) for s in of if s.token_id is None]
+        odd = set(self._in_clusters(raw))
+        plain = iter(self.engine.ids([text for i, text in enumerate(raw) if i not in odd]))
+        found = iter([self._cluster_ids(text) if i in odd else next(plain) for i, text in enumerate(raw)])
+        return [
+            [index for s in of for index in (next(found) if s.token_id is None else [s.token_id])] for of in segments
+        ]
+
+    def _cluster_ids(self, text: str) -> list[int]:
+        """The ids of :meth:`_clusters`."""
+        normal = _SPACES.sub(SPACE, self.engine.charsmap.text_by_grapheme(clean(text)).rstrip())
+        row: list[int] = []
+        for segment in self._splitter("normalized").split(normal):
+            if segment.token_id is not None:
+                row.append(segment.token_id)
+                continue
+            part = normal[segment.start : segment.end].replace(" ", SPACE)
+            row += self.engine.encode_normalized(part if part.startswith(SPACE) else SPACE + part)[0]
+        return row
 
     @property
     def _trim(self) -> bool:
@@ -103,11 +107,10 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
     def _details(self, texts: list[str], split_special_tokens: bool | None = None) -> list[Detail]:
         split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
         segments = [self._raw_split(text, split_special) for text in texts]
-        self._split_special_now = split_special
         return self._assemble(texts, segments, trim=self._trim)
 
     def _raw_details(self, texts: list[str], trim: bool) -> list[Detail]:
-        odd = {i for i, text in enumerate(texts) if self._needs_clusters(text)}
+        odd = set(self._in_clusters(texts))
         plain = iter(super()._raw_details([text for i, text in enumerate(texts) if i not in odd], trim))
         return [self._clusters(text, trim) if i in odd else next(plain) for i, text in enumerate(texts)]
 

@@ -12,7 +12,6 @@ from xlm.errors import MissingExtraError
 from xlm.tokenizers import moses
 from xlm.tokenizers.aligned import Aligned, join
 
-chain = join
 # Comma and cedilla below, breve, circumflex: Romanian as the models saw it.
 _ROMANIAN = str.maketrans("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi")
 
@@ -30,7 +29,9 @@ def printable(text: Any) -> Any:
     if string.isprintable():
         return text
     if isinstance(text, str):
-        return "".join([char for char in text if unicodedata.category(char)[0] != "C"])
+        for char in {char for char in set(text) if unicodedata.category(char)[0] == "C"}:
+            text = text.replace(char, "")
+        return text
     return text.keep(lambda char: unicodedata.category(char)[0] != "C")
 
 
@@ -60,6 +61,22 @@ def _locate(text: Any, words: list[str]) -> list[Any]:
     return found
 
 
+_OWN_SPLITTERS = ("zh", "ja", "th")
+
+
+def _romanian(text: Any, lang: str) -> Any:
+    if lang != "ro":
+        return text
+    return text.translate(_ROMANIAN) if isinstance(text, str) else text.each(lambda char: char.translate(_ROMANIAN))
+
+
+def chunks(text: str, lang: str) -> list[str] | None:
+    """:meth:`xlm.tokenizers.moses.Tokenizer.chunks` of the text, None where it has to be :func:`segmented` as a whole."""
+    if lang in _OWN_SPLITTERS:
+        return None
+    return moses.tokenizer(lang).chunks(_romanian(pipeline(text, lang), lang))
+
+
 def segmented(text: Any, lang: str) -> list[Any]:
     """The words of ``text``; ``MissingExtraError`` names the extra that a language needs."""
     if lang == "zh":
@@ -71,6 +88,4 @@ def segmented(text: Any, lang: str) -> list[Any]:
         return _locate(text, list(_package("pythainlp.tokenize", "th").word_tokenize(moses.plain(text))))
     if lang == "ja":
         return _locate(text, list(_kytea().getWS(moses.plain(text))))
-    if lang == "ro":
-        text = text.translate(_ROMANIAN) if isinstance(text, str) else text.each(lambda char: char.translate(_ROMANIAN))
-    return moses.tokenizer(lang).words(text)
+    return moses.tokenizer(lang).words(_romanian(text, lang))
