@@ -97,7 +97,7 @@ class Keras:
 
         from xlm.checkpoints.published import to_theirs
 
-        weights = {to_theirs(model.family, n, model.base_model is model): w for n, w in model.named_weights().items()}
+        weights = {to_theirs(model.family, n, model.trunk() is model): w for n, w in model.named_weights().items()}
         with tf.GradientTape() as tape:
             output = model(**inputs)
             loss = tf.reduce_mean(output["loss"]) if "loss" in output else tf.reduce_sum(output[0] ** 2)

@@ -53,6 +53,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "MultipleChoiceModelOutput",
         "XLMForQuestionAnsweringOutput",
     ),
+    "xlm.checkpoints.trim": ("TrimReport", "trim"),
     "xlm.backends.torch.pretrained": ("PreTrainedModel", "load_reference_state_dict"),
     "xlm.backends.torch.models": (
         "XLMModel",

@@ -99,6 +99,8 @@ from xlm.backends.torch.models import XLMWithLMHeadModel as XLMWithLMHeadModel
 from xlm.backends.torch.pretrained import PreTrainedModel as PreTrainedModel
 from xlm.backends.torch.pretrained import load_reference_state_dict as load_reference_state_dict
 from xlm.batches.batch import Batch as Batch
+from xlm.checkpoints.trim import TrimReport as TrimReport
+from xlm.checkpoints.trim import trim as trim
 from xlm.errors import CheckpointError as CheckpointError
 from xlm.errors import ConfigError as ConfigError
 from xlm.errors import DataError as DataError

@@ -16,6 +16,11 @@ class ModelOutput(OrderedDict[str, Any]):
 
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        first = next(iter(values), "")
+        if isinstance(values.get(first), Iterator):  # (name, value) pairs, as TensorFlow rebuilds dictionaries
+            values |= {first: None, **dict(values[first])}
+            for name, value in values.items():
+                super().__setattr__(name, value)
         for name, value in values.items():
             if value is not None:
                 OrderedDict.__setitem__(self, name, value)
@@ -81,6 +86,18 @@ class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
     pooler_output: Any = None
     hidden_states: tuple[Any, ...] | None = None
     past_key_values: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass
+class TFBaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
+    """The same in TensorFlow's documented order: the caches stand before the hidden states."""
+
+    last_hidden_state: Any = None
+    pooler_output: Any = None
+    past_key_values: tuple[Any, ...] | None = None
+    hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
     cross_attentions: tuple[Any, ...] | None = None
 

@@ -4,7 +4,7 @@ Fields are arrays of any framework. A packed batch holds all tokens of all seque
 the sequences' lengths as Python integers; no token ever sees another sequence.
 
 What follows from ids and lengths (positions, masks) is derived by pure functions over an array namespace ``xp``
-(``numpy``, ``torch``, ``jax.numpy``), so that the same lines run on the host, under
+(``numpy``, ``torch``, ``jax.numpy``, ``tensorflow``), so that the same lines run on the host, under
 ``torch.compile`` and under ``jit``.
 """
 
@@ -114,7 +114,7 @@ def equal_runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 def positions_after_padding(xp: Any, ids: Array, pad_id: int, past: int = 0) -> Array:
     """Positions of (b, s) ids that count real tokens only, from ``pad_id + 1``; padding gets ``pad_id`` (XLM-R)."""
-    real = ids != pad_id
+    real = xp.where(ids != pad_id, 1, 0)  # TensorFlow neither adds nor multiplies truth values
     count = xp.cumsum(real, -1)
     return (count + past) * real + pad_id
 

@@ -1,0 +1,260 @@
+"""Continuing text: greedy search, sampling and beam search over any model with a language modelling head.
+
+The loops run on the host in NumPy and know two things of a model: ``prepare_inputs_for_generation`` and its call. A model
+that returns ``past_key_values`` is fed new tokens only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from xlm.errors import InputError
+from xlm.families.config import PretrainedConfig
+
+_NEVER = -np.inf
+
+
+@dataclass
+class Options:
+    """What shapes a search; see :meth:`GenerationMixin.generate`."""
+
+    max_length: int = 20
+    max_new_tokens: int | None = None
+    min_length: int = 0
+    do_sample: bool = False
+    num_beams: int = 1
+    early_stopping: bool = False
+    num_return_sequences: int = 1
+    temperature: float = 1.0
+    top_k: int | None = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+    eos_token_id: Any = None
+    use_cache: bool = True
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, config: PretrainedConfig, kwargs: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+        """Options from a call, then the config, then defaults; and the arguments that are left for the model."""
+        rest, chosen = dict(kwargs), {}
+        for option in fields(cls):
+            given = rest.pop(option.name, None)
+            value = getattr(config, option.name, None) if given is None else given
+            if value is not None:
+                chosen[option.name] = value
+        if kwargs.get("max_new_tokens") is None:
+            chosen.pop("max_new_tokens", None)
+        return cls(**chosen), rest
+
+    @property
+    def eos(self) -> list[int]:
+        """Ids that end a text."""
+        given = self.eos_token_id
+        return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+
+    @property
+    def pad(self) -> int:
+        """The id that fills rows which ended early."""
+        return self.pad_token_id if self.pad_token_id is not None else next(iter(self.eos), 0)
+
+    def check(self, prompt: int) -> None:
+        """Resolve lengths against the prompt's and refuse impossible values."""
+        if self.max_new_tokens is not None:
+            self.max_length = prompt + self.max_new_tokens
+        if self.max_length <= prompt:
+            raise InputError(
+                f"max_length={self.max_length}: the prompt has {prompt} tokens; raise it or give max_new_tokens"
+            )
+        if self.num_beams < 1 or self.num_return_sequences < 1:
+            raise InputError(
+                f"num_beams={self.num_beams}, num_return_sequences={self.num_return_sequences}: at least 1"
+            )
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise InputError(f"num_return_sequences={self.num_return_sequences}: at most num_beams={self.num_beams}")
+        if self.num_beams > 1 and self.do_sample:
+            raise InputError(f"num_beams={self.num_beams}: sampling inside beams is not offered here; do_sample=False")
+        if self.temperature <= 0:
+            raise InputError(f"temperature={self.temperature}: must be above 0; for the best token use do_sample=False")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
+
+    def shape(self, scores: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Apply the repetition penalty and the least length to next-token scores (b, vocab)."""
+        if self.repetition_penalty != 1.0:
+            seen = np.take_along_axis(scores, ids, 1)
+            less = np.where(seen < 0, seen * self.repetition_penalty, seen / self.repetition_penalty)
+            np.put_along_axis(scores, ids, less, 1)
+        if self.eos and ids.shape[1] < self.min_length:
+            scores[:, self.eos] = _NEVER
+        return scores
+
+    def narrow(self, scores: np.ndarray) -> np.ndarray:
+        """Probabilities (b, vocab) after temperature, top-k and top-p."""
+        scores = scores / self.temperature
+        if self.top_k:
+            least = np.sort(scores)[:, -min(self.top_k, scores.shape[1])]
+            scores = np.where(scores < least[:, None], _NEVER, scores)
+        p = np.exp(log_softmax(scores))
+        if self.top_p < 1.0:
+            order = np.argsort(-p)
+            ordered = np.take_along_axis(p, order, 1)
+            drop = np.cumsum(ordered, 1) - ordered >= self.top_p  # what lies before it is enough already
+            np.put_along_axis(p, order, np.where(drop, 0.0, ordered), 1)
+        return p / p.sum(1, keepdims=True)
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Along the last axis."""
+    scores = scores - scores.max(-1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+class Steps:
+    """Runs a model one step after the other and carries mask and cache."""
+
+    def __init__(self, model: Any, rows: int, options: Options, kwargs: dict[str, Any]) -> None:
+        self.model, mask = model, kwargs.pop("attention_mask", None)
+        repeat = options.num_beams if options.num_beams > 1 else options.num_return_sequences
+        self.mask = None if mask is None else np.repeat(np.asarray(mask), repeat, 0)
+        arrays = {k: np.asarray(v) for k, v in kwargs.items() if hasattr(v, "shape")}
+        self.kwargs = {
+            **kwargs,
+            **{k: np.repeat(v, repeat, 0) if v.ndim and len(v) * repeat == rows else v for k, v in arrays.items()},
+        }
+        self.cached = options.use_cache and bool(getattr(model.config, "is_decoder", False))
+        self.past: Any = None
+
+    def scores(self, ids: np.ndarray) -> np.ndarray:
+        """Scores (b, vocab) of what follows ``ids`` (b, s)."""
+        mask = self.mask
+        if mask is not None and mask.shape[1] < ids.shape[1]:
+            mask = np.pad(mask, ((0, 0), (0, ids.shape[1] - mask.shape[1])), constant_values=1)
+        self.mask = mask
+        inputs = self.model.prepare_inputs_for_generation(
+            tf.convert_to_tensor(ids),
+            past_key_values=self.past,
+            attention_mask=None if mask is None else tf.convert_to_tensor(mask.astype(np.int32)),
+            **self.kwargs,
+        )
+        if self.cached:
+            inputs["use_cache"] = True
+        output = self.model(**inputs, return_dict=True, training=False)
+        self.past = output.past_key_values if self.cached else None
+        return tf.cast(output.logits[:, -1], tf.float32).numpy()
+
+    def reorder(self, rows: np.ndarray) -> None:
+        """Let row ``i`` continue what row ``rows[i]`` began."""
+        if self.past is not None:
+            self.past = keras.tree.map_structure(lambda t: tf.gather(t, rows), self.past)
+        if self.mask is not None:
+            self.mask = self.mask[rows]
+
+
+class GenerationMixin:
+    """Gives a model :meth:`generate`."""
+
+    def generate(self, input_ids: Any = None, **kwargs: Any) -> tf.Tensor:
+        """Continue each row of ``input_ids`` (b, s); returns int32 (b * num_return_sequences, length).
+
+        Args:
+            max_new_tokens, max_length, min_length: lengths in tokens; ``max_length`` counts the prompt.
+            do_sample: sample instead of taking the best; ``temperature``, ``top_k``, ``top_p`` shape the distribution and
+                ``seed`` makes it repeatable.
+            num_beams, length_penalty, early_stopping, num_return_sequences: beam search.
+            eos_token_id (an id or a list), pad_token_id, repetition_penalty, use_cache.
+            attention_mask: (b, s); prompts of different length are padded on the left.
+            Unset values come from the model's config; further arguments go to the model.
+
+        Raises:
+            InputError: no prompt, or an impossible option.
+        """
+        options, rest = Options.of(self.config, kwargs)  # type: ignore[attr-defined]
+        if input_ids is None:
+            if options.bos_token_id is None:
+                raise InputError("input_ids: give a prompt; the config has no bos_token_id to begin with")
+            input_ids = [[options.bos_token_id]]
+        ids = np.asarray(input_ids, np.int32)
+        if ids.ndim != 2 or ids.shape[1] == 0:
+            raise InputError(f"input_ids of shape {ids.shape}: a prompt is (batch, tokens) with at least one token")
+        options.check(ids.shape[1])
+        search = beam_search if options.num_beams > 1 else decode
+        return tf.convert_to_tensor(search(self, ids, options, rest))
+
+
+def decode(model: Any, ids: np.ndarray, options: Options, kwargs: dict[str, Any]) -> np.ndarray:
+    """Greedy search or sampling."""
+    ids = np.repeat(ids, options.num_return_sequences, 0)
+    steps = Steps(model, len(ids), options, kwargs)
+    draw = np.random.default_rng(options.seed)
+    running = np.ones(len(ids), bool)
+    while ids.shape[1] < options.max_length and running.any():
+        scores = options.shape(steps.scores(ids), ids)
+        if options.do_sample:
+            reached = np.cumsum(options.narrow(scores.astype(np.float64)), 1)
+            token = (reached < draw.random((len(ids), 1)) * reached[:, -1:]).sum(1)
+        else:
+            token = scores.argmax(1)
+        token = np.where(running, token, options.pad).astype(np.int32)
+        ids = np.concatenate([ids, token[:, None]], 1)
+        running &= ~np.isin(token, options.eos)
+    return ids
+
+
+def beam_search(model: Any, ids: np.ndarray, options: Options, kwargs: dict[str, Any]) -> np.ndarray:
+    """Beam search; scores are sums of log-probabilities over length ** length_penalty."""
+    batch, prompt, width = len(ids), ids.shape[1], options.num_beams
+    ids = np.repeat(ids, width, 0)
+    steps = Steps(model, batch * width, options, kwargs)
+    sums = np.where(np.arange(width) == 0, 0.0, -1e9) * np.ones((batch, 1))
+    done: list[list[tuple[float, np.ndarray]]] = [[] for _ in range(batch)]
+    closed = [False] * batch
+    while ids.shape[1] < options.max_length and not all(closed):
+        scores = options.shape(log_softmax(steps.scores(ids)), ids)
+        vocab = scores.shape[1]
+        total = (scores.reshape(batch, width, vocab) + sums[:, :, None]).reshape(batch, -1)
+        count = min(max(2, 1 + len(options.eos)) * width, total.shape[1])
+        length = ids.shape[1] + 1 - prompt
+        rows, tokens = [], []
+        for b in range(batch):
+            best = np.argsort(-total[b], kind="stable")[:count]
+            kept: list[float] = []
+            for rank, place in enumerate(best.tolist()):
+                beam, token = divmod(place, vocab)
+                if token in options.eos:
+                    if rank < width and not closed[b]:
+                        ended = np.append(ids[b * width + beam], token)
+                        _add(done[b], float(total[b, place]) / length**options.length_penalty, ended, width)
+                elif len(kept) < width:
+                    rows.append(b * width + beam)
+                    tokens.append(token)
+                    kept.append(float(total[b, place]))
+            sums[b] = kept
+            hope = float(total[b, best[0]]) / length**options.length_penalty
+            full = len(done[b]) == width and (options.early_stopping or done[b][-1][0] >= hope)
+            closed[b] = closed[b] or full
+        ids = np.concatenate([ids[rows], np.asarray(tokens, np.int32)[:, None]], 1)
+        steps.reorder(np.asarray(rows))
+    length = max(1, ids.shape[1] - prompt)
+    for b in range(batch):
+        for beam in range(0 if closed[b] else width):
+            _add(done[b], float(sums[b, beam]) / length**options.length_penalty, ids[b * width + beam], width)
+    found = [row for finished in done for _, row in finished[: options.num_return_sequences]]
+    out = np.full((len(found), max(len(row) for row in found)), options.pad, np.int32)
+    for i, row in enumerate(found):
+        out[i, : len(row)] = row
+    return out
+
+
+def _add(finished: list[tuple[float, np.ndarray]], score: float, ids: np.ndarray, size: int) -> None:
+    """Keep the best ``size`` finished sequences, best first."""
+    finished.append((score, ids))
+    finished.sort(key=lambda item: -item[0])
+    del finished[size:]

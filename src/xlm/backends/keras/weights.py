@@ -1,0 +1,271 @@
+"""Between files and Keras variables: names, initialisation, loading and saving."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from xlm.backends.keras.embeddings import sinusoids
+from xlm.backends.keras.ops import Table
+from xlm.checkpoints.checkpoint import Stored
+from xlm.checkpoints.published import PREFIX, to_ours, to_theirs
+from xlm.checkpoints.report import Report, fit, modern_name
+from xlm.errors import CheckpointError, ConfigError
+
+log = logging.getLogger("xlm")
+FILLING: ContextVar[bool] = ContextVar("filling", default=False)
+"""Whether a model is being built to take the values of a file: then nothing is initialised."""
+# Options of other libraries that change nothing here: any file is read whatever wrote it, and code is never run.
+IGNORED = """
+from_pt from_flax from_tf low_cpu_mem_usage trust_remote_code weights_only mirror resume_download use_auth_token
+_from_auto _fast_init variant tf_to_pt_weight_rename
+""".split()
+# Tied names: never in a file, or there as copies of the tensor they are tied to.
+COPIES = {
+    "lm_head.decoder.weight": PREFIX + "embeddings.word_embeddings.weight",
+    "lm_head.decoder.bias": "lm_head.bias",
+}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One variable: the layer that owns it, and whether it is the transpose of the published tensor."""
+
+    layer: Any
+    variable: Any
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape in files."""
+        shape = tuple(self.variable.shape)
+        return shape[::-1] if self.transposed else shape
+
+    def read(self) -> np.ndarray:
+        """The values as files hold them, bfloat16 included."""
+        array = np.asarray(self.variable.value)
+        return np.ascontiguousarray(array.T) if self.transposed else array
+
+    def write(self, array: np.ndarray) -> None:
+        """Take the values of a file."""
+        array = array.T if self.transposed else array
+        self.variable.assign(np.ascontiguousarray(array).astype(np.dtype(_numpy(self.variable.dtype)), copy=False))
+
+
+def _numpy(name: str) -> Any:
+    if name != "bfloat16":
+        return name
+    import ml_dtypes
+
+    return ml_dtypes.bfloat16
+
+
+def walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Weight]]:
+    """Names in memory and weights of a layer and all below it, in the order of their making."""
+    if isinstance(layer, list | tuple):
+        for number, inner in enumerate(layer):
+            yield from walk(inner, f"{prefix}{number}.")
+    elif isinstance(layer, keras.layers.Dense):
+        yield prefix + "weight", Weight(layer, layer.kernel, True)
+        if layer.bias is not None:
+            yield prefix + "bias", Weight(layer, layer.bias)
+    elif isinstance(layer, keras.layers.LayerNormalization):
+        yield prefix + "weight", Weight(layer, layer.gamma)
+        yield prefix + "bias", Weight(layer, layer.beta)
+    elif isinstance(layer, keras.layers.Layer) and not isinstance(layer, keras.layers.Dropout):
+        published = getattr(layer, "published", {})
+        for name, inner in list(vars(layer).items()):
+            if name.startswith("_"):
+                continue
+            name = prefix + published.get(name, name)
+            if isinstance(inner, keras.Variable):
+                yield name, Weight(layer, inner)
+            else:
+                yield from walk(inner, name + ".")
+
+
+def initialise(model: Any, names: Iterable[str] | None = None) -> None:
+    """Fresh values for all weights or those named; keras.utils.set_random_seed makes them repeatable."""
+    spec, found = model.spec, model.named_weights()
+    for name in found if names is None else names:
+        weight = found[name]
+        variable, scale = weight.variable, spec.init_std
+        if isinstance(weight.layer, keras.layers.LayerNormalization):
+            variable.assign(keras.ops.full(variable.shape, float(name.endswith("weight")), variable.dtype))
+        elif len(variable.shape) == 1:
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
+        elif spec.sinusoidal and name.endswith("position_embeddings.weight"):
+            weight.write(sinusoids(*weight.shape))
+        else:
+            if isinstance(weight.layer, Table) and "embeddings." in name:
+                scale = spec.embedding_init_std
+            values = keras.random.normal(variable.shape, stddev=scale, dtype="float32")
+            pad = getattr(weight.layer, "pad", None)
+            if pad is not None:
+                values = values * keras.ops.reshape(
+                    keras.ops.cast(keras.ops.arange(values.shape[0]) != pad, "float32"), (-1, 1)
+                )
+            variable.assign(values)
+
+
+def assign(model: Any, source: Any, where: str = "") -> Report:
+    """Give a model's weights the tensors of a mapping with published names, one at a time.
+
+    Args:
+        source: name -> array, or an open checkpoint (``shapes``, ``read``).
+        where: the source's name in the report.
+    """
+    family = model.family
+    shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
+    read = source.read if hasattr(source, "read") else source.__getitem__
+    wanted = model.named_weights()
+    full = {_full(model, name): name for name in wanted}
+    theirs: dict[str, str] = {}
+    unknown: list[str] = []
+    for name in shapes:
+        if modern_name(name) is None:
+            continue
+        ours = to_ours(family, name) or (name if name in COPIES or name in full else None)
+        if ours is None:
+            unknown.append(name)
+        else:
+            theirs[ours] = name
+    found = {ours: tuple(shapes[name]) for ours, name in theirs.items()}
+    for copied, original in COPIES.items():
+        # A tied copy that a file holds wins over the original, as in the references; where it is not tied it is a tensor.
+        if copied in found and copied not in wanted and original in wanted:
+            theirs[original] = theirs.pop(copied)
+            found[original] = found.pop(copied)
+    pairs, report = fit(
+        found,
+        {name: wanted[own].shape for name, own in full.items()},
+        prefix=PREFIX,
+        new=model.new_head,
+        optional=("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler."),
+        source=where,
+    )
+    report.unexpected = [theirs.get(k, k) for k in report.unexpected] + unknown
+    for ours, key in pairs.items():
+        array = np.asarray(read(theirs[key]))
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            report.nonfinite.append(ours)
+        wanted[full[ours]].write(array)
+    return report
+
+
+def _full(model: Any, name: str) -> str:
+    return name if model.trunk() is not model else PREFIX + name
+
+
+def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+    """Load a model: config, then weights one tensor after the other from the mapped files, whatever wrote them.
+
+    Args:
+        name_or_path: a folder, else a hub name; safetensors, ``.bin``, ``tf_model.h5``, ``flax_model.msgpack``, ...
+        config: a config to use instead of the folder's.
+        dtype (or torch_dtype): a type or Keras policy (``"mixed_bfloat16"``, ``"bfloat16"``); ``None``: the global policy.
+        ignore_mismatched_sizes: start tensors of another shape fresh instead of raising.
+        output_loading_info: also return the report as a dictionary.
+        strict_finite: refuse NaN and infinite weights, of which else a warning tells.
+        from_pt, from_flax: accepted and not needed: what wrote a file is found out.
+        Hub options (``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``subfolder``, ``force_download``),
+        and any config field, which overrides the file's.
+
+    Raises:
+        CheckpointError: no such checkpoint, damaged or unsafe files, tensors missing or of another shape.
+        ConfigError: an option or config value is impossible.
+    """
+    from xlm.checkpoints.files import open_checkpoint
+    from xlm.hub import resolve, take_hub_options
+
+    hub = take_hub_options(kwargs)
+    config = kwargs.pop("config", None)
+    asked = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
+    ignore_mismatched = kwargs.pop("ignore_mismatched_sizes", False)
+    info = kwargs.pop("output_loading_info", False)
+    strict_finite = kwargs.pop("strict_finite", False)
+    trust = {k: kwargs.pop(k) for k in ("use_safetensors", "allow_pickle") if k in kwargs}
+    own = {k: kwargs.pop(k) for k in ("add_pooling_layer", "name", "trainable") if k in kwargs}
+    for name in IGNORED:
+        kwargs.pop(name, None)
+    folder = resolve(name_or_path, **hub)
+    if config is None:
+        config = cls.config_class.from_pretrained(folder, **kwargs)
+        config.name_or_path = str(name_or_path)
+    elif isinstance(config, str | os.PathLike):
+        config = cls.config_class.from_pretrained(config)
+    token = FILLING.set(True)
+    try:
+        model = cls(config, *model_args, **own, **({} if asked is None else {"dtype": _policy(asked)}))
+    finally:
+        FILLING.reset(token)
+    report = assign(model, open_checkpoint(folder, **trust), str(name_or_path))
+    # A pooler may be absent from files of models that never had one: it starts fresh like a head.
+    fresh = [n for n in report.missing if n.startswith((PREFIX + "pooler.", "lm_head."))]
+    report.missing = [n for n in report.missing if n not in fresh]
+    report.initialised += fresh
+    if ignore_mismatched:
+        report.initialised += [name for name, _, _ in report.mismatched]
+    report.raise_for(ignore_mismatched=ignore_mismatched)
+    wanted = model.named_weights()
+    initialise(model, [n if n in wanted else n.removeprefix(PREFIX) for n in report.initialised])
+    if report.nonfinite and strict_finite:
+        raise CheckpointError(str(report))
+    if report.initialised or report.nonfinite:
+        log.warning("%s", report)
+    if not info:
+        return model
+    return model, {
+        "missing_keys": sorted({*report.missing, *report.initialised} - {n for n, _, _ in report.mismatched}),
+        "unexpected_keys": sorted(report.unexpected),
+        "mismatched_keys": report.mismatched,
+        "error_msgs": [],
+    }
+
+
+def _policy(value: Any) -> Any:
+    """A Keras policy from itself or a name; data types of other frameworks go by their names."""
+    if isinstance(value, keras.DTypePolicy):
+        return value
+    try:
+        return keras.DTypePolicy(getattr(value, "name", str(value)).removeprefix("torch."))
+    except ValueError as error:
+        raise ConfigError(f"dtype={value!r}: must be a floating type or a Keras policy") from error
+
+
+def published_tensors(model: Any) -> Iterator[tuple[str, Stored]]:
+    """Published names and tensors of a model's weights, each read when it is written; tied ones once."""
+    base = model.trunk() is model
+    for name, weight in model.named_weights().items():
+        kind = np.dtype(_numpy(weight.variable.dtype))
+        yield to_theirs(model.family, name, base), Stored(weight.shape, kind, weight.read)
+
+
+def save(model: Any, folder: Path, max_shard_size: int | str, safe: bool) -> None:
+    """Write config, weights and model card into a folder; see ``TFPreTrainedModel.save_pretrained``."""
+    from xlm.atomic import make_folder, write_text
+    from xlm.checkpoints.card import model_card
+    from xlm.checkpoints.files import save_safetensors
+
+    make_folder(folder)
+    config = model.config
+    config.architectures = [type(model).__name__.removeprefix("TF")]
+    config.torch_dtype = model.variable_dtype
+    text = config.to_json_string()
+    if safe:
+        save_safetensors(folder, published_tensors(model), {"format": "pt"}, max_shard_size)
+    else:
+        from xlm.checkpoints.foreign.h5_out import save_h5
+
+        save_h5(folder / "tf_model.h5", model.family, published_tensors(model), model.trunk() is model)
+    write_text(folder / "config.json", text)
+    if not (folder / "README.md").exists():
+        write_text(folder / "README.md", model_card(config, model.num_parameters(), []))
