@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("embed", "Use a model"),
     "serve": ("serve", "Use a model"),
     "pretrain": ("pretrain", "Make a model"),
+    "evaluate": ("evaluate", "Make a model"),
     "tokenizer": ("tokenizer", "Make a model"),
     "corpus": ("corpus", "Make a model"),
     "convert": ("convert", "Look at checkpoints and convert them"),

@@ -1,0 +1,281 @@
+"""Fine-tune the bundled model for every kind of task, evaluate it across languages, and write the tables of docs/results.md.
+
+    python benchmarks/tasks.py --data ../shared/data [--out runs/tasks] [--only NAME ...] [--write docs/results.md]
+
+Each line of RUNS is `xlm finetune` with the fields given, then `xlm evaluate` on each of its benchmarks; the commands are
+printed as they could be typed. Small on purpose: about ten minutes on one core. `--only` reruns some; the others' results are
+taken from --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xlm
+from xlm.evaluation.plots import NAMES
+from xlm.evaluation.report import write_report
+from xlm.evaluation.run import evaluate
+
+BEGIN, END = "<!-- tasks: begin -->", "<!-- tasks: end -->"
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One benchmark: languages (None: all there are), examples of each at most, and its setting."""
+
+    benchmark: str
+    languages: tuple[str, ...] | None = None
+    limit: int | None = None
+    setting: str = "zero-shot"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A fine-tuning (``task`` None: the model as it is) and its exams. ``seeds``: as many candidates, chosen by dev sets."""
+
+    name: str
+    task: str | None
+    train: tuple[str, ...]
+    exams: tuple[Exam, ...]
+    eval: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (1,)
+    about: str = ""
+
+
+SPLIT = {"train_where": {"split": "train"}, "eval_where": {"split": "dev"}}
+FLORES = tuple(
+    "fra_Latn spa_Latn deu_Latn bul_Cyrl rus_Cyrl tur_Latn arb_Arab vie_Latn tha_Thai zho_Hans hin_Deva".split()
+)
+FLORES += ("swh_Latn", "urd_Arab", "heb_Hebr")
+TATOEBA = tuple("fr de es he hi sw tr vi".split())
+XNLI = tuple("ar bg de en es fr hi ru sw tr ur vi zh".split())
+RUNS = (
+    Run(
+        "nli", "classify", ("pairs/xnli/en.jsonl.gz",), (Exam("xnli"),), "pairs/xnli/en.jsonl.gz",
+        {"epochs": 6, "learning_rate": 3e-4, "data": SPLIT},
+        about="English alone: 1,719 pairs, where the papers have 392,702",
+    ),
+    Run(
+        "nli-all", "classify", tuple(f"pairs/xnli/{code}.jsonl.gz" for code in XNLI),
+        (Exam("xnli", setting="translate-train-all"),), "pairs/xnli/en.jsonl.gz",
+        {"epochs": 1, "learning_rate": 3e-4, "data": SPLIT},
+        about="the same pairs in 13 languages together",
+    ),
+    Run(
+        "paws", "classify", ("pairs/pawsx/en.jsonl.gz",), (Exam("pawsx"),), "pairs/pawsx/en.jsonl.gz",
+        {"epochs": 4, "data": SPLIT}, about="English alone: 485 pairs, where the papers have 49,401",
+    ),
+    Run(
+        "ner", "tag", tuple(f"tokens/wikiann/{code}.train.conll.gz" for code in ("en", "ru", "ar", "zh")),
+        (Exam("wikiann", limit=400),), "tokens/wikiann/en.dev.conll.gz", {"epochs": 2},
+        about="trained on en, ru, ar and zh together; the other 18 languages are zero-shot",
+    ),
+    Run(
+        "pos", "tag", ("tokens/udpos/en.train.conll.gz",), (Exam("udpos", limit=300),), "tokens/udpos/en.dev.conll.gz",
+        {"epochs": 3}, about="English alone: 2,499 sentences",
+    ),
+    Run(
+        "copa", "choose", ("choice/copa/en.train.jsonl.gz",), (Exam("xcopa"),), "choice/copa/en.val.jsonl.gz",
+        {"epochs": 5}, about="English COPA alone: 400 questions",
+    ),
+    Run(
+        "qa", "answer", ("qa/tydiqa/en.train.jsonl.gz",),
+        (Exam("tydiqa"), Exam("xquad", limit=150), Exam("mlqa", limit=150)), "qa/tydiqa/en.dev.jsonl.gz",
+        {"epochs": 2, "learning_rate": 3e-4}, about="English TyDiQA-GoldP alone: 2,777 questions, where SQuAD has 87,599",
+    ),
+    Run(
+        "topics", "classify", ("classify/sib200/eng_Latn.jsonl.gz",), (Exam("sib200"),), "classify/sib200/eng_Latn.jsonl.gz",
+        {"epochs": 6, "learning_rate": 3e-4, "data": SPLIT}, (1, 2, 3),
+        about="English alone: 552 sentences; three seeds, of which the dev sets choose",
+    ),
+    Run(
+        "retrieval", None, (), (Exam("flores", FLORES), Exam("tatoeba", TATOEBA, 500)),
+        about="the model as it is: mean of the last states, cosine",
+    ),
+    Run("mining", None, (), (Exam("bucc"),), about="the model as it is: margin scores with 4 neighbours"),
+    Run("similarity", None, (), (Exam("sts", limit=1500), Exam("jsts")), about="the model as it is: cosine"),
+)  # fmt: skip
+
+
+def command(run: Run, exam: Exam, models: list[str], data: str) -> list[str]:
+    """What to type for the same."""
+    lines = []
+    if run.task is not None:
+        train = " ".join(f"--train {data}/{path}" for path in run.train)
+        fields = " ".join(f"--set {name}={value}" for name, value in flat(run.fields))
+        for seed, model in zip(run.seeds, models, strict=True):
+            output = Path(model).parent
+            evaluated = f" --eval {data}/{run.eval}" if run.eval else ""
+            chosen = f" --set seed={seed}" if len(run.seeds) > 1 else ""
+            lines.append(
+                f"xlm finetune --task {run.task} {train}{evaluated} --output {output} {fields}{chosen}".strip()
+            )
+    more = f" --languages {','.join(exam.languages)}" if exam.languages else ""
+    more += f" --limit {exam.limit}" if exam.limit else ""
+    more += f" --setting {exam.setting}" if exam.setting != "zero-shot" else ""
+    if own_training(run, exam):
+        more += "".join(f" --train {data}/{path}" for path in run.train)
+    lines.append(f"xlm evaluate {' '.join(models)} --benchmark {exam.benchmark} --data {data}{more} --report REPORT")
+    return lines
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """``{"data": {"x": 1}}`` as ``[("data.x", 1)]``."""
+    found: list[tuple[str, Any]] = []
+    for name, value in fields.items():
+        found += flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return found
+
+
+def own_training(run: Run, exam: Exam) -> bool:
+    """Whether the baselines must be told what the model learnt from: it is not the benchmark's own training file."""
+    return (
+        run.task is not None
+        and (len(run.train) > 1 or exam.benchmark in ("xquad", "mlqa"))
+        and exam.setting == "zero-shot"
+    )
+
+
+def work(run: Run, data: Path, out: Path) -> list[dict[str, Any]]:
+    """Fine-tune and evaluate; the records of the exams."""
+    began = time.monotonic()
+    models = ["bundled"]
+    if run.task is not None:
+        models = []
+        for seed in run.seeds:
+            output = out / f"{run.name}-{seed}" if len(run.seeds) > 1 else out / run.name
+            train = [str(data / path) for path in run.train]
+            more: dict[str, Any] = {"eval": str(data / run.eval)} if run.eval else {}
+            fields = {**run.fields, "seed": seed}
+            done = xlm.finetune(run.task, train=train, output=output, resume=False, quiet=True, **more, **fields)
+            models.append(str(done.model))
+    trained = time.monotonic() - began
+    records = []
+    for exam in run.exams:
+        train = [data / path for path in run.train] if own_training(run, exam) else None
+        setting: Any = exam.setting
+        outcome = evaluate(
+            models, exam.benchmark, data, languages=exam.languages, limit=exam.limit, setting=setting, train=train
+        )
+        report = write_report(outcome, out / "reports" / f"{run.name}-{exam.benchmark}")
+        record = outcome.record()
+        others = [one for one in outcome.published() if one.average]
+        record |= {
+            "run": run.name,
+            "trained": round(trained, 1),
+            "commands": command(run, exam, [str(Path(m)) for m in models], "DATA"),
+            "papers": [[one.model, one.average] for one in others],
+            "title": outcome.benchmark.title,
+        }
+        records.append(record)
+        print(f"{run.name}, {exam.benchmark}: {summary(record)}; {report}", flush=True)
+    return records
+
+
+def shown(entry: dict[str, Any], metric: str) -> str:
+    """``71.3 (68.9–73.6)``."""
+    low, high = entry["intervals"][metric]
+    return f"{entry['scores'][metric]:.1f} ({low:.1f}–{high:.1f})"
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The average beside the baselines'."""
+    metric = record["metric"]
+    beside = ", ".join(f"{NAMES[name]} {shown(entry, metric)}" for name, entry in record["baselines"].items())
+    return f"{metric} {shown(record['average'], metric)}{' beside ' + beside if beside else ''}"
+
+
+def overview(records: list[dict[str, Any]]) -> str:
+    """One line an exam: averages, baselines, papers."""
+    rows = ["| benchmark | what was learnt | metric | languages | xlmr-mini | majority | TF-IDF | papers |"]
+    rows.append("| --- | --- | --- | ---: | ---: | ---: | ---: | --- |")
+    about = {run.name: run.about for run in RUNS}
+    for record in records:
+        metric = record["metric"]
+        cells = [shown(record["baselines"][name], metric) if name in record["baselines"] else "–" for name in NAMES]
+        papers = ", ".join(f"{model} {average}" for model, average in record["papers"]) or "–"
+        rows.append(
+            f"| {record['benchmark']}, {record['setting']} | {about[record['run']]} | {metric.replace('_', ' ')} | "
+            f"{len(record['languages'])} | {shown(record['average'], metric)} | {' | '.join(cells)} | {papers} |"
+        )
+    return "\n".join(rows)
+
+
+def by_language(record: dict[str, Any]) -> str:
+    """Every language's score, in one paragraph of short tables."""
+    metric = record["metric"]
+    rows = [
+        "| language | examples | " + " | ".join(["xlmr-mini", *(NAMES[name] for name in record["baselines"])]) + " |"
+    ]
+    rows.append("| --- | ---: |" + " ---: |" * (1 + len(record["baselines"])))
+    for code, entry in record["languages"].items():
+        cells = [shown(entry, metric)]
+        cells += [shown(entry["baselines"][n], metric) if n in entry["baselines"] else "–" for n in record["baselines"]]
+        rows.append(f"| {code} | {entry['items']:,} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def section(records: list[dict[str, Any]], seconds: float) -> str:
+    """The part of docs/results.md."""
+    beaten = sum(
+        all(r["average"]["scores"][r["metric"]] > b["scores"][r["metric"]] for b in r["baselines"].values())
+        for r in records
+    )
+    parts = [
+        BEGIN,
+        f"`python benchmarks/tasks.py --data ../shared/data --write docs/results.md` ({seconds / 60:.0f} minutes); one seed "
+        "unless said otherwise. Averages over languages in percent with 95 % bootstrap intervals; baselines learn from the "
+        f"same files. The average is above both baselines in {beaten} of {len(records)} lines. The papers' models are 40 to "
+        "1,700 times as large and learnt from 20 to 250 times as many examples: they show where each task's ceiling is.",
+        overview(records),
+    ]
+    for record in records:
+        title = f"{record['title']}: {record['run']}, {record['setting']}"
+        commands = "\n".join(f"    {line}" for line in record["commands"])
+        body = by_language(record)
+        if "average_per_language" in record:
+            own = shown(record["average_per_language"], record["metric"])
+            chosen = shown(record["average"], record["metric"])
+            body += f"\n\nChosen by the source language's dev set: average {chosen}; by each language's own: {own}."
+        parts.append(f"<details><summary>{title}</summary>\n\n{commands}\n\n{body}\n\n</details>")
+    return "\n\n".join([*parts, END])
+
+
+def main() -> None:
+    """Run what is asked for; print or write the section."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/tasks"))
+    parser.add_argument("--only", nargs="*", choices=[run.name for run in RUNS])
+    parser.add_argument("--write", type=Path, help="replace the section in this file")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    kept = options.out / "records.json"
+    known: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    for run in RUNS:
+        if options.only is None or run.name in options.only:
+            began = time.monotonic()
+            known[run.name] = {"records": work(run, options.data, options.out), "seconds": time.monotonic() - began}
+            kept.write_text(json.dumps(known, ensure_ascii=False, indent=1), "utf-8")
+    done = [known[run.name] for run in RUNS if run.name in known]
+    text = section([record for one in done for record in one["records"]], sum(one["seconds"] for one in done))
+    if options.write is None:
+        print(text)
+        return
+    page = options.write.read_text("utf-8")
+    if BEGIN in page:
+        before, rest = page.split(BEGIN, 1)
+        page = before + text + rest.split(END, 1)[1]
+    else:
+        page = page.rstrip("\n") + "\n\n## Fine-tuned on tasks\n\n" + text + "\n"
+    options.write.write_text(page, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

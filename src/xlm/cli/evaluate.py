@@ -1,0 +1,183 @@
+"""``xlm evaluate``: a benchmark's official score of a fine-tuned model, language by language."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from xlm.evaluation.results import Outcome, Score
+
+
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A fine-tuned model; with {language} in its path, one a language; several: dev sets choose. "
+            "'bundled': the model in the package (retrieval alone).",
+        ),
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", "-b", metavar="NAME", help="Which one; see --list.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", metavar="DIR", help="Its files, or a folder above them.")
+    ] = None,
+    languages: Annotated[
+        str | None,
+        typer.Option("--languages", "-l", metavar="en,de,…", help="Default: the benchmark's own that are there."),
+    ] = None,
+    setting: Annotated[
+        str, typer.Option(help="zero-shot, translate-train, translate-train-all or translate-test.")
+    ] = "zero-shot",
+    split: Annotated[str, typer.Option(help="test or dev.")] = "test",
+    train: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--train", metavar="PATH", help="What the model learnt from, for the baselines; again for more files."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="At most so many examples a language.")] = None,
+    baselines: Annotated[
+        bool, typer.Option(help="Majority and TF-IDF with logistic regression beside the model.")
+    ] = True,
+    report: Annotated[
+        Path | None, typer.Option("--report", "-o", metavar="DIR", help="Write tables, plot and errors as HTML there.")
+    ] = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    listed: Annotated[bool, typer.Option("--list", help="Show the benchmarks and end.")] = False,
+) -> None:
+    """Score a model on a benchmark with the official metric, 95 % intervals, baselines and the papers' numbers.
+
+    Example: xlm evaluate runs/xnli --benchmark xnli --data data/xnli --report reports/xnli
+    """
+    from xlm.errors import InputError
+
+    if listed:
+        show_benchmarks(as_json)
+        return
+    if not models or benchmark is None or data is None:
+        missing = [
+            name for name, value in (("MODEL", models), ("--benchmark", benchmark), ("--data", data)) if not value
+        ]
+        raise InputError(f"missing: {', '.join(missing)}; xlm evaluate --list shows the benchmarks")
+    from xlm.evaluation.report import check_target, write_report
+    from xlm.evaluation.run import evaluate as run
+
+    if report is not None:
+        check_target(report)
+
+    def load(name: str) -> Any:
+        from xlm.inference.engine import load as load_engine
+
+        return load_engine(None if name == "bundled" else name, dtype=dtype, device=device)
+
+    console = stderr()
+    with console.status("reading") as status:
+
+        def tell(what: str, done: int, total: int) -> None:
+            status.update(f"{what}  {done:,} of {total:,}" if total else what)
+
+        outcome = run(
+            models,
+            benchmark,
+            data,
+            languages=[code.strip() for code in languages.split(",")] if languages else None,
+            setting=setting,  # type: ignore[arg-type]  # checked there
+            split=split,
+            train=train,
+            limit=limit,
+            with_baselines=baselines,
+            load=load,
+            progress=tell,
+        )
+        written = write_report(outcome, report) if report is not None else None
+    if as_json:
+        print_json(outcome.record())
+    else:
+        show(outcome)
+    if written is not None:
+        console.print(f"report: {written}", soft_wrap=True)
+
+
+def show(outcome: Outcome) -> None:
+    """The table on stdout, remarks on stderr."""
+    from xlm.evaluation.plots import NAMES
+
+    kinds, papers = list(outcome.baselines), [one for one in outcome.published() if one.scores]
+    others = list(outcome.average.scores)[1:]
+    own = ["by its own dev"] * (outcome.per_language is not None)
+    heads = ["language", "examples", outcome.metric, "95 %", *others, *(NAMES[kind] for kind in kinds), *own]
+    heads = [head.replace("_", " ") for head in heads] + [paper.model for paper in papers]
+    rows = []
+    for one in outcome.languages:
+        row = [
+            one.language,
+            f"{one.items:,}",
+            *_cells(one.score),
+            *(f"{one.score.scores[name]:.1f}" for name in others),
+        ]
+        row += [_main(one.baselines.get(kind)) for kind in kinds] + [_main(one.per_language)] * len(own)
+        rows.append(row + [_number(paper.scores.get(one.language)) for paper in papers])
+    row = ["average", "", *_cells(outcome.average), *(f"{outcome.average.scores[name]:.1f}" for name in others)]
+    row += [_main(outcome.baselines.get(kind)) for kind in kinds] + [_main(outcome.per_language)] * len(own)
+    rows.append(row + [_number(paper.average) for paper in papers])
+
+    title = f"{outcome.benchmark.title} · {outcome.setting}"
+    table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    for at, head in enumerate(heads):
+        # Heads wrap between words; nothing is cut.
+        width = max(len(word) for word in [*head.split(), *(cells[at] for cells in rows)])
+        table.add_column(head, justify="left" if at == 0 else "right", min_width=width)
+    for cells in rows[:-1]:
+        table.add_row(*cells)
+    table.add_row(*rows[-1], style="bold")
+    console = stdout()
+    needed = console.measure(table).minimum
+    console.print(table, width=max(console.width, needed), crop=False)
+    notes = stderr()
+    for rule, model in outcome.chosen.items():
+        notes.print(f"chosen {rule}: {model}", soft_wrap=True)
+    for note in outcome.notes:
+        notes.print(f"note: {note}", style="yellow", soft_wrap=True)
+    for paper in outcome.published():
+        notes.print(f"{paper.model}, average {_number(paper.average)}: {paper.source}", style="dim", soft_wrap=True)
+
+
+def show_benchmarks(as_json: bool) -> None:
+    """What there is to evaluate on."""
+    from xlm.evaluation.benchmarks import benchmarks
+
+    if as_json:
+        for one in benchmarks().values():
+            print_json(
+                {"name": one.name, "title": one.title, "task": one.task, "metric": one.metric, "paper": one.paper}
+            )
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("name", "what it asks", "task", "metric"):
+        table.add_column(name, no_wrap=name != "what it asks")
+    for one in benchmarks().values():
+        table.add_row(one.name, one.title, one.task, one.metric)
+    stdout().print(table)
+
+
+def _cells(score: Score) -> list[str]:
+    low, high = score.interval
+    return [f"{score.main:.1f}", f"{low:.1f}–{high:.1f}"]
+
+
+def _main(score: Score | None) -> str:
+    return "" if score is None else f"{score.main:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
