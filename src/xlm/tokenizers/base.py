@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from xlm.errors import InputError
 from xlm.tokenizers.added import AddedToken
-from xlm.tokenizers.encoding import BatchEncoding, Encoding
+from xlm.tokenizers.encoding import BatchEncoding, Encoding, Span
 from xlm.tokenizers.options import VERY_LARGE, Options, TruncationStrategy, resolve
 from xlm.tokenizers.persist import Persistence
 from xlm.tokenizers.prepare import Preparation
@@ -20,6 +20,10 @@ _CLEANUP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), ("
 _CLEANUP += ((" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
 # What a call takes of its own; anything else goes to the subclass (``lang`` of XLM) or is refused.
 _OLD = ("truncation_strategy", "pad_to_max_length")
+
+
+# Rows of ids with their special tokens, and the offsets of every token where they were asked for.
+Finished = tuple[list[list[int]], list[list[Span]] | None]
 
 
 class Tokenizer(Preparation, Persistence):
@@ -150,9 +154,9 @@ class Tokenizer(Preparation, Persistence):
         settings, rest = self._options(options)
         if self._plain_batch(settings) and set(map(type, batch_text_or_text_pairs)) == {str}:
             texts = list(batch_text_or_text_pairs)
-            finished = self._finished(texts, **rest)
+            finished = self._spanned(texts, **rest) if settings.offsets_mapping else self._finished(texts, **rest)
             if finished is not None:
-                return self._plain_rows(finished, texts, settings, rest)
+                return self._plain_rows(*finished, texts, settings, rest)
         items: list[tuple[Any, Any]] = []
         for item in batch_text_or_text_pairs:
             alone = not isinstance(item, list | tuple)
@@ -245,18 +249,26 @@ class Tokenizer(Preparation, Persistence):
 
     @staticmethod
     def _plain_batch(options: Options) -> bool:
-        """Whether rows are wanted as the model takes them and nothing beside them."""
-        extras = (options.overflowing_tokens, options.special_tokens_mask, options.offsets_mapping, options.length,
-                  options.is_split_into_words)  # fmt: skip
+        """Whether rows are wanted as the model takes them, with offsets or without, and nothing beside them."""
+        extras = (options.overflowing_tokens, options.special_tokens_mask, options.length, options.is_split_into_words)
         uncut = options.truncation is TruncationStrategy.DO_NOT_TRUNCATE
         return uncut and options.add_special_tokens and not options.token_type_ids and not any(extras)
 
-    def _finished(self, texts: list[str], **options: Any) -> list[list[int]] | None:
+    def _finished(self, texts: list[str], **options: Any) -> Finished | None:
         """Rows with special tokens made at once, None where that is not possible."""
         return None
 
+    def _spanned(self, texts: list[str], **options: Any) -> Finished | None:
+        """The same with offsets."""
+        return None
+
     def _plain_rows(
-        self, ids: list[list[int]], texts: list[str], options: Options, rest: dict[str, Any]
+        self,
+        ids: list[list[int]],
+        offsets: list[list[Span]] | None,
+        texts: list[str],
+        options: Options,
+        rest: dict[str, Any],
     ) -> BatchEncoding:
         lengths = [len(row) for row in ids]
 
@@ -267,6 +279,8 @@ class Tokenizer(Preparation, Persistence):
         data: dict[str, Any] = {"input_ids": ids}
         if options.attention_mask:
             data["attention_mask"] = [[1] * length for length in lengths]
+        if offsets is not None:
+            data["offset_mapping"] = offsets
         self._finish(data, options)
         self._warn_length(max(lengths, default=0), options)
         return BatchEncoding(data, rows, options.return_tensors, fast=self.FAST)

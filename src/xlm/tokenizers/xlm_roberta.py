@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from xlm import atomic
 from xlm.errors import CheckpointError, InputError
 from xlm.tokenizers import fastfile
 from xlm.tokenizers.added import AddedToken, Segment
-from xlm.tokenizers.base import Tokenizer
+from xlm.tokenizers.base import Finished, Tokenizer
 from xlm.tokenizers.rows import Detail, Template
 from xlm.tokenizers.unigram import SPACE, UNK, Unigram, clean
 
@@ -212,11 +213,34 @@ class XLMRobertaTokenizer(Tokenizer):
     def _content(self, texts: list[str], split_special_tokens: bool | None = None) -> list[list[int]]:
         return self._rows(texts, split_special_tokens, special=False)
 
-    def _finished(self, texts: list[str], split_special_tokens: bool | None = None) -> list[list[int]] | None:
+    def _finished(self, texts: list[str], split_special_tokens: bool | None = None) -> Finished | None:
         # SentencePiece itself puts <s> and </s> around: right as long as those are what rows begin and end with.
         if {name: index for name, (_, index) in self._row_specials().items()} != {"cls": 0, "sep": 2}:
             return None
-        return self._rows(texts, split_special_tokens, special=True)
+        return self._rows(texts, split_special_tokens, special=True), None
+
+    def _spanned(self, texts: list[str], split_special_tokens: bool | None = None) -> Finished | None:
+        if split_special_tokens or self.split_special_tokens or self._odd(texts, False):
+            return None
+        ids, starts, ends, edges = self._columns(texts)
+        flat, pairs = ids.tolist(), list(zip(starts.tolist(), ends.tolist(), strict=True))
+        cuts = list(pairwise(edges))
+        return [flat[low:high] for low, high in cuts], [pairs[low:high] for low, high in cuts]
+
+    def _columns(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], list[int]]:
+        """Ids, starts and ends of all rows one after another, special tokens included, and where the rows begin and end."""
+        special = self._row_specials()
+        spans = self.engine.spans(texts, self._trim)
+        # Every row gets one place more at either end.
+        edges = np.concatenate([[0], np.cumsum(spans.counts + 2)])
+        inner = np.ones(int(edges[-1]), bool)
+        inner[edges[:-1]] = inner[edges[1:] - 1] = False
+        ids = np.empty(len(inner), np.int32)
+        ids[edges[:-1]], ids[edges[1:] - 1] = special["cls"][1], special["sep"][1]
+        ids[inner] = spans.ids
+        starts, ends = np.zeros(len(inner), np.int64), np.zeros(len(inner), np.int64)
+        starts[inner], ends[inner] = spans.starts, spans.ends
+        return ids, starts, ends, edges.tolist()
 
     def _rows(self, texts: list[str], given: bool | None, special: bool) -> list[list[int]]:
         """Ids of every text, with ``special`` between ``<s>`` and ``</s>``: nearly all at once, odd ones by themselves."""
@@ -304,25 +328,20 @@ class XLMRobertaTokenizer(Tokenizer):
 
     def encode_arrays(self, texts: list[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
         """For every text ids (tokens,) int32 and offsets (tokens, 2) int64, special tokens included: the quick way to both."""
-        limits = (self.cls_token_id, self.sep_token_id)
-        if self._odd(texts, False):
-            rows = self._details(texts)
-            return [
-                (np.array([limits[0], *r.ids, limits[1]], np.int32), np.array([(0, 0), *r.offsets, (0, 0)], np.int64))
-                for r in rows
-            ]
-        spans = self.engine.spans(texts, self._trim)
-        # Every row gets one place more at either end.
-        at = np.cumsum(spans.counts)
-        total = len(spans.ids) + 2 * len(texts)
-        ids, offsets = np.empty(total, np.int32), np.zeros((total, 2), np.int64)
-        ends = at + 2 * np.arange(1, len(texts) + 1)
-        starts = np.concatenate([[0], ends[:-1]])
-        inner = np.ones(total, bool)
-        inner[starts] = inner[ends - 1] = False
-        ids[inner], offsets[inner, 0], offsets[inner, 1] = spans.ids, spans.starts, spans.ends
-        ids[starts], ids[ends - 1] = limits
-        return list(zip(np.split(ids, ends[:-1]), np.split(offsets, ends[:-1]), strict=True))
+        odd = self._odd(texts, False)
+        chosen = set(odd)
+        ids, starts, ends, edges = self._columns([text for i, text in enumerate(texts) if i not in chosen])
+        offsets = np.stack([starts, ends], axis=1)
+        rows = iter([(ids[low:high], offsets[low:high]) for low, high in pairwise(edges)])
+        if not odd:
+            return list(rows)
+        special = self._row_specials()
+        treated = iter([
+            (np.array([special["cls"][1], *row.ids, special["sep"][1]], np.int32),
+             np.array([(0, 0), *row.offsets, (0, 0)], np.int64))
+            for row in self._details([texts[i] for i in odd])
+        ])  # fmt: skip
+        return [next(treated if i in chosen else rows) for i in range(len(texts))]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         return "".join(tokens).replace(SPACE, " ").strip()
