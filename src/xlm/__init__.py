@@ -168,6 +168,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "load",
     ),
     "xlm.training.finetune": ("finetune",),
+    "xlm.evaluation.run": ("evaluate",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 # What a missing package is called in the extras: the name of the import, then the name of the extra.

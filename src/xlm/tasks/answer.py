@@ -54,7 +54,7 @@ class Answer(Task):
             return found
         questions = bare(tokenizer, [example.question for example in examples])
         contexts = list(dict.fromkeys(example.context for example in examples))
-        encoded = tokenizer(contexts, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = tokenizer(contexts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         tokens_of = dict(zip(contexts, zip(encoded["input_ids"], encoded["offset_mapping"], strict=True), strict=True))
         special = tokenizer.num_special_tokens_to_add(True)
         for number, (example, whole) in enumerate(zip(examples, questions, strict=True)):

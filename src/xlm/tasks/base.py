@@ -80,7 +80,7 @@ class Task:
 
 def bare(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """The ids of every text without special tokens."""
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
 
 def joined(

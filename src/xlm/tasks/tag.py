@@ -64,7 +64,9 @@ class Tag(Task):
             return found
         index = {label: number for number, label in enumerate(self.labels)}
         # A word of white space alone, or an empty one, has no token; the aligner keeps its place.
-        encoded = tokenizer([list(e.words) for e in examples], is_split_into_words=True, add_special_tokens=False)
+        encoded = tokenizer(
+            [list(e.words) for e in examples], is_split_into_words=True, add_special_tokens=False, verbose=False
+        )
         special = tokenizer.num_special_tokens_to_add()
         offset, size = before_first(tokenizer), max_tokens - special
         for number, example in enumerate(examples):

@@ -34,6 +34,7 @@ from xlm.training.finetune_loss import Head
 from xlm.training.finetune_model import build_optimizer, folder_of, kept, learning_rate, make_model
 from xlm.training.finetune_recipe import FineTune, changed, make_recipe
 from xlm.training.finetune_steps import Packed, Plan, by_tokens
+from xlm.training.fused import retire_gradient
 from xlm.training.optim import clip_gradients, gradient_norm, rate_factor, set_rate
 from xlm.training.pretrain import EXIT_STOPPED, set_aside
 from xlm.training.report import Reporter
@@ -146,8 +147,7 @@ class _Run:
         self.model = make_model(recipe, self.data.task, self.folder)
         self.rate = learning_rate(recipe, self.model)
         self.model.to(self.device).train()
-        if self.device.type == "cpu":
-            make_fast(self.model)
+        self._fast = make_fast(self.model, self.bf16) if self.device.type == "cpu" else None
         self.optimizer = build_optimizer(self.model, recipe, self.rate)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._words = self.model.get_input_embeddings().weight
@@ -288,7 +288,7 @@ class _Run:
         (count,) = self.group.sum([sum(self.head.count(batch) for batch in batches)])
         loss = correct = 0.0
         for batch in batches:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with self._autocast():
                 made = self.head.loss(batch, 1.0 / max(count, 1))
             made.scaled.backward()
             loss, correct = loss + made.sum, correct + made.correct
@@ -303,12 +303,16 @@ class _Run:
             clip_gradients(self.parameters, norm, self.recipe.clip)
         set_rate(self.optimizer, self.rate * rate_factor(self.schedule, number, self.done))
         self.optimizer.step()
+        if self._fast is not None:
+            self._fast.refresh()
+            retire_gradient(self._words)
         for parameter in self.parameters:
-            if parameter is self._words and parameter.grad is not None and self.device.type == "cpu":
-                parameter.grad.zero_()  # by far the largest: clearing it is cheaper than new pages every step
-            else:
-                parameter.grad = None
+            parameter.grad = None
         return record, sum(len(batch.ids) for batch in batches)
+
+    def _autocast(self) -> Any:
+        """bf16 where the device computes in it; a CPU's operations know by themselves what to compute in it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and self._fast is None)
 
     def _refuse(self, step: int, record: dict[str, float], batches: list[Packed]) -> None:
         examples = [str(item.example) for batch in batches for item in batch.items]
@@ -397,7 +401,7 @@ class _Run:
         if self.group.first:
             examples, task = self._held_out, self.data.task
             self.model.eval()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with self._autocast():
                 raw = self.head.scores(
                     self.data.held_out_features.items, self.recipe.micro_tokens, self._eval_languages
                 )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from xlm.backends.torch.packed import head_scores
+from xlm.backends.torch.packed import head_scores, rows_read
 from xlm.batches.batch import Batch
 from xlm.batches.masking import Masked, corrupt, eligible_tokens, ordinary_ids, select_per_sequence
 from xlm.data.random import keyed
@@ -82,37 +82,43 @@ class Head:
             return sum(int((target != IGNORED).sum()) for target in batch.targets)
         return len(batch.items)
 
-    def states(self, batch: Packed) -> Tensor:
-        """Last hidden states (tokens, hidden)."""
-
-        def tensor(array: Any) -> Tensor | None:
-            return None if array is None else torch.from_numpy(array).to(self.device, non_blocking=True)
-
+    def states(self, batch: Packed, rows: Tensor | None = None) -> Tensor:
+        """Last hidden states (tokens, hidden), or of ``rows`` alone, which spares the last layer the others."""
         ids = batch.ids if batch.masked is None else batch.masked.ids
-        return self.model.states(Batch.packed(tensor(ids), batch.lengths, languages=tensor(batch.languages)))
+        languages = None if batch.languages is None else self._tensor(batch.languages)
+        return self.model.states(Batch.packed(self._tensor(ids), batch.lengths, languages=languages), rows)
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def _head(self, batch: Packed) -> Tensor:
+        """The head's scores in float32, in the packed order of rows or tokens."""
+        rows = rows_read(self.model, batch.lengths, self.device)
+        lengths = batch.lengths if rows is None else [1] * len(batch.lengths)
+        return head_scores(self.model, self.states(batch, rows), lengths).float()
 
     def loss(self, batch: Packed, scale: float) -> Loss:
         """The loss of a batch, times ``scale`` in what is back-propagated."""
-        states_TH = self.states(batch)
         if batch.masked is not None:
             # Gradients of the head are taken here, chunk by chunk of rows: logits of all of them never exist at once.
             m = batch.masked
             micro = MicroBatch(self.task.name, m.ids, batch.lengths, [], m.positions, m.targets, m.ids)
-            scaled, result = masked_loss(self.model, states_TH, micro, scale)
+            rows_MH = self.states(batch, self._tensor(m.positions))
+            scaled, result = masked_loss(self.model, rows_MH, micro, scale)
             return Loss(scaled, result.loss, result.correct, result.count)
-        total, correct = self._loss(states_TH, batch)
+        total, correct = self._loss(batch)
         return Loss(total * scale, float(total.detach()), correct, self.count(batch))
 
-    def _loss(self, states_TH: Tensor, batch: Packed) -> tuple[Tensor, int]:
+    def _loss(self, batch: Packed) -> tuple[Tensor, int]:
         if isinstance(self.task, Embed):
-            return self._contrast(states_TH, batch)
-        scores = head_scores(self.model, states_TH, batch.lengths).float()
+            return self._contrast(self.states(batch), batch)
+        scores = self._head(batch)
         name = self.task.name
         if name == "tag":
             return self._classes(scores, batch.by_token(batch.targets))
         if name == "answer":
             return self._ends(scores, batch)
-        rows = scores.index_select(0, torch.from_numpy(batch.place).to(self.device))
+        rows = scores.index_select(0, self._tensor(batch.place))
         if name == "choose":
             return self._choices(rows, batch)
         if name == "rerank" or (isinstance(self.task, Classify) and self.task.problem != "single"):
@@ -225,14 +231,13 @@ class Head:
         return found
 
     def _scored(self, batch: Packed) -> list[NDArray[Any]]:
-        states_TH = self.states(batch)
         if batch.masked is not None:
             # A pass is scored as a whole: its first item carries the sums.
-            return [self._predicted(states_TH, batch.masked)] + [np.zeros(3)] * (len(batch.items) - 1)
+            return [self._predicted(batch, batch.masked)] + [np.zeros(3)] * (len(batch.items) - 1)
         if isinstance(self.task, Embed):
-            vectors = self._pooled(states_TH, batch).cpu().numpy()
+            vectors = self._pooled(self.states(batch), batch).cpu().numpy()
             return np.split(vectors, np.cumsum([len(item.rows) for item in batch.items])[:-1])
-        scores = head_scores(self.model, states_TH, batch.lengths).float().cpu().numpy()
+        scores = self._head(batch).cpu().numpy()
         if self.task.name in ("tag", "answer"):
             return batch.split(scores)
         rows = scores[batch.place]
@@ -240,11 +245,11 @@ class Head:
             return np.split(rows[:, 0], np.cumsum([len(item.rows) for item in batch.items])[:-1])
         return list(rows)
 
-    def _predicted(self, states_TH: Tensor, masked: Masked) -> NDArray[np.float64]:
+    def _predicted(self, batch: Packed, masked: Masked) -> NDArray[np.float64]:
         """Summed loss, hits and number of a language model's predictions."""
-        rows = states_TH.index_select(0, torch.from_numpy(masked.positions).to(self.device))
+        rows = self.states(batch, self._tensor(masked.positions))
         loss, correct = 0.0, 0
-        for some, of in zip(rows.split(512), torch.from_numpy(masked.targets).to(self.device).split(512), strict=True):
+        for some, of in zip(rows.split(512), self._tensor(masked.targets).split(512), strict=True):
             logits = self.model.lm_logits(some).float()
             loss += float(functional.cross_entropy(logits, of, reduction="sum"))
             correct += int((logits.argmax(-1) == of).sum())

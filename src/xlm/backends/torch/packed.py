@@ -34,6 +34,24 @@ def head_scores(model: Any, states_TH: Tensor, lengths: Sequence[int]) -> Tensor
     raise InputError(f"{type(model).__name__}: its head does not score packed batches")
 
 
+def rows_read(model: Any, lengths: Sequence[int], device: torch.device) -> Tensor | None:
+    """The tokens that a model's head reads, one a sequence: indices (sequences,); None where it reads every token.
+
+    States of these alone are scored as sequences of one token each.
+    """
+    starts = _starts(lengths, device)
+    summary = getattr(model, "sequence_summary", None)
+    if summary is not None:
+        if summary.kind == "mean":
+            return None
+        return starts if summary.kind == "first" else starts + torch.tensor(lengths, device=device) - 1
+    if not hasattr(model, "classifier") or (
+        hasattr(model, "dropout") and getattr(model.roberta, "pooler", None) is None
+    ):
+        return None
+    return starts
+
+
 def first_tokens(states_TH: Tensor, lengths: Sequence[int]) -> Tensor:
     """The state of every sequence's first token: (sequences, hidden)."""
     return states_TH.index_select(0, _starts(lengths, states_TH.device))

@@ -1,0 +1,89 @@
+"""``xlm finetune``: adapt a model to a task with labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def finetune(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe (YAML); options win.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "-t", help="classify, tag, answer, choose, embed, rerank, fill or generate."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="PATH|NAME", help="Where to begin. Default: the bundled one.")
+    ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option("--train", metavar="PATH", help="JSONL, CSV, TSV, CoNLL, SQuAD, Parquet, hub:NAME:CONFIG:SPLIT."),
+    ] = None,
+    evaluate: Annotated[
+        list[str] | None, typer.Option("--eval", metavar="PATH", help="What to score on, and to choose the best by.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="The run's folder.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data. Default: 3.")] = None,
+    rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", help="Default: by the model's width.")
+    ] = None,
+    tuning: Annotated[str | None, typer.Option("--tuning", help="full, frozen or lora.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of everything that is drawn.")] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the recipe, e.g. data.columns.text=body."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read the data, report on it, and stop.")] = False,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--fresh",
+            help="Demand a checkpoint to go on from / begin anew. Default: go on if there is one.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")] = False,
+) -> None:
+    """Fine-tune a model for a task; the result is a folder for every command's --model.
+
+    Example: xlm finetune --task classify --train train.jsonl --eval dev.jsonl -o runs/mine
+
+    [dim]Exit codes: 0 finished, 1 error, 75 stopped early by a signal or max_minutes, saved: the same command goes on.[/]
+    """
+    import yaml
+
+    from xlm.errors import MissingExtraError
+    from xlm.training.finetune_recipe import load_finetune, make_recipe
+    from xlm.training.schema import set_value
+
+    values: dict[str, Any] = load_finetune(recipe) if recipe is not None else {}
+    files = {"train": _typed(train, recipe is not None), "eval": _typed(evaluate, recipe is not None)}
+    given = {"task": task, "model": model, "output": output, **files}
+    given |= {"epochs": epochs, "learning_rate": rate, "seed": seed}
+    values |= {name: value for name, value in given.items() if value is not None}
+    if tuning is not None:
+        values["tuning"] = {**values.get("tuning", {}), "kind": tuning}
+    for assignment in assign or []:
+        set_value(values, assignment, yaml.safe_load)
+    made = make_recipe(values)
+    try:
+        from xlm.training.finetune import EXIT_STOPPED, describe, run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("xlm finetune", error.name or "torch", "torch,train") from error
+    outcome = run(made, resume=resume, quiet=quiet, check=check)
+    if json:
+        from xlm.cli.common import print_json
+
+        print_json(describe(outcome))
+    if not outcome.finished:
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def _typed(paths: list[str] | None, absolute: bool) -> str | list[str] | None:
+    """Paths as they were typed; beside a recipe, whose own are relative to its folder, absolute ones."""
+    if not paths:
+        return None
+    found = [path if path.startswith("hub:") or not absolute else str(Path(path).absolute()) for path in paths]
+    return found[0] if len(found) == 1 else found

@@ -1,0 +1,79 @@
+"""A tiny checkpoint and labelled files of every task, small enough to fine-tune within a second or two."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from seeds.words import roberta_checkpoint, xlm_checkpoint
+
+GOOD, BAD = ["good", "fine", "nice"], ["bad", "poor", "sad"]
+NAMES, PLACES = ["Ana", "Ben", "Chi", "Dora"], ["Rome", "Oslo", "Lima", "Bonn"]
+OTHER = "the film was and in to saw with one day . Where is ?".split()
+TEXTS = [" ".join([*GOOD, *BAD, *NAMES, *PLACES, *OTHER])]
+
+
+def checkpoint(folder: Path, family: str = "xlm-roberta") -> Path:
+    if family == "xlm":
+        xlm_checkpoint(folder, TEXTS)
+    else:
+        roberta_checkpoint(folder, TEXTS, "XLMRobertaXL" if family.endswith("xl") else "XLMRoberta")
+    return folder
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def rows(task: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    return [_MAKERS[task](rng, number) for number in range(count)]
+
+
+def _classify(rng: random.Random, number: int) -> dict[str, Any]:
+    label = number % 2
+    return {"text": f"the film was {rng.choice((BAD, GOOD)[label])} .", "label": ("neg", "pos")[label]}
+
+
+def _tag(rng: random.Random, number: int) -> dict[str, Any]:
+    name, place = rng.choice(NAMES), rng.choice(PLACES)
+    return {"words": [name, "was", "in", place, "."], "tags": ["B-PER", "O", "O", "B-LOC", "O"]}
+
+
+def _answer(rng: random.Random, number: int) -> dict[str, Any]:
+    name, place = rng.choice(NAMES), rng.choice(PLACES)
+    context = f"{name} was in {place} . the film was {rng.choice(GOOD)} ."
+    answer = {"text": place, "answer_start": context.index(place)}
+    return {"id": str(number), "question": f"Where is {name} ?", "context": context, "answers": [answer]}
+
+
+def _choose(rng: random.Random, number: int) -> dict[str, Any]:
+    choices = [rng.choice(GOOD), rng.choice(BAD)]
+    label = number % 2
+    return {"prompt": "the film was", "choices": choices[::-1] if label else choices, "label": label}
+
+
+def _pair(rng: random.Random, number: int) -> dict[str, Any]:
+    name = NAMES[number % len(NAMES)]
+    other = NAMES[(number + 1) % len(NAMES)]
+    return {"text": f"Where is {name} ?", "positive": f"{name} was in {rng.choice(PLACES)}", "negatives": [f"{other} ."]}
+
+
+def _line(rng: random.Random, number: int) -> dict[str, Any]:
+    return {"text": f"{rng.choice(NAMES)} was in {rng.choice(PLACES)} and saw the film ."}
+
+
+_MAKERS = {
+    "classify": _classify,
+    "tag": _tag,
+    "answer": _answer,
+    "choose": _choose,
+    "embed": _pair,
+    "rerank": _pair,
+    "fill": _line,
+    "generate": _line,
+}
+TASKS = tuple(_MAKERS)

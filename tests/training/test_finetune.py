@@ -1,0 +1,357 @@
+"""Fine-tuning of every task from files to a folder that the engine answers with; resume, adapters, alarms, bad input."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import toytasks
+import xlm
+from xlm.errors import ConfigError, DataError, InputError
+from xlm.training import finetune_alarms as alarms
+from xlm.training.finetune import finetune
+from xlm.training.finetune_recipe import make_recipe
+from xlm.training.finetune_steps import Plan
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+FAST: dict[str, Any] = {"learning_rate": 5e-3, "batch": 16, "precision": "fp32", "quiet": True, "log": 2, "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return toytasks.checkpoint(tmp_path / "base")
+
+
+def files(folder: Path, task: str, count: int = 96) -> dict[str, str]:
+    train = toytasks.write(folder / f"{task}.train.jsonl", toytasks.rows(task, count, 1))
+    held_out = toytasks.write(folder / f"{task}.dev.jsonl", toytasks.rows(task, 24, 2))
+    return {"train": str(train), "eval": str(held_out)}
+
+
+# task -> the least score that a model must reach which learnt the toy's rule, far from chance
+REACHED = {"classify": 0.95, "tag": 0.95, "answer": 90.0, "choose": 0.95, "rerank": 0.9, "embed": 0.2}
+
+
+@pytest.mark.parametrize("task", toytasks.TASKS)
+def test_every_task_is_learnt_and_answers(task: str, base: Path, tmp_path: Path) -> None:
+    epochs = {"answer": 14, "choose": 10, "rerank": 10, "tag": 6}.get(task, 5)
+    outcome = finetune(task, base, **files(tmp_path, task), output=tmp_path / "run", epochs=epochs, **FAST)
+    assert outcome.finished and outcome.model is not None
+    if task in REACHED:
+        assert outcome.scores[make_metric(task)] >= REACHED[task], outcome
+    else:
+        assert 0 < outcome.scores["loss"] < 3.0
+    card = (outcome.model / "README.md").read_text("utf-8")
+    assert f"fine-tuned: {task}" in card and "Not filled in" not in card
+    assert json.loads((outcome.model / "scores.json").read_text("utf-8")) == outcome.scores
+    engine = xlm.load(outcome.model)
+    if task == "classify":
+        found = engine.classify(["the film was good .", "the film was sad ."])
+        assert [one["labels"][0]["label"] for one in found] == ["pos", "neg"]
+        assert sum(label["probability"] for label in found[0]["labels"]) == pytest.approx(1.0)
+    elif task == "tag":
+        text = "  Ana was\tin Oslo."
+        spans = engine.tag([text])[0]["spans"]
+        assert [(span["text"], span["label"]) for span in spans] == [("Ana", "PER"), ("Oslo", "LOC")]
+        assert all(text[span["start"] : span["end"]] == span["text"] for span in spans)
+        assert engine.tag_words([["Ben", "", "was"], []]) == [["B-PER", "O", "O"], []]
+    elif task == "answer":
+        context = "Dora was in Lima . the film was nice ."
+        best = engine.answer(["Where is Dora ?"], [context])[0]["answers"][0]
+        assert best["text"] == "Lima" and context[best["start"] : best["end"]] == "Lima"
+    elif task == "choose":
+        assert engine.choose(["the film was"], [["sad", "nice"]])[0]["best"] == 1
+    elif task == "rerank":
+        found = engine.rerank("Where is Ana ?", ["Ben .", "Ana was in Rome"])
+        assert found[0]["index"] == 1 and found[0]["score"] > found[1]["score"]
+    elif task == "embed":
+        assert engine.embed(["Where is Ana ?"]).shape == (1, 16)
+    elif task == "fill":
+        assert len(engine.fill_mask(["Ana was <mask> Rome"])[0]["masks"][0]) == 5
+    else:
+        first = engine.generate(["Ana was"], max_new_tokens=4)
+        assert first == engine.generate(["Ana was"], max_new_tokens=4) and first[0]["text"] == "Ana was"
+
+
+def make_metric(task: str) -> str:
+    return {"tag": "f1", "answer": "f1", "rerank": "mrr"}.get(task, "accuracy")
+
+
+@pytest.mark.parametrize("family", ["xlm", "xlm-roberta-xl"])
+@pytest.mark.parametrize("task", ["classify", "tag", "choose", "answer"])
+def test_other_families_run_the_same(task: str, family: str, tmp_path: Path) -> None:
+    folder = toytasks.checkpoint(tmp_path / "other", family)
+    outcome = finetune(task, folder, **files(tmp_path, task, 32), output=tmp_path / "run", epochs=1, **FAST)
+    assert outcome.finished and make_metric(task) in outcome.scores
+    xlm.load(outcome.model)
+
+
+def test_packed_training_scores_as_the_documented_class(base: Path, tmp_path: Path) -> None:
+    """The head on packed rows gives the logits of the documented forward on padded ones."""
+    outcome = finetune("classify", base, **files(tmp_path, "classify"), output=tmp_path / "run", epochs=1, **FAST)
+    model = xlm.AutoModelForSequenceClassification.from_pretrained(outcome.model).eval()
+    tokenizer = xlm.AutoTokenizer.from_pretrained(outcome.model)
+    texts = ["the film was good .", "Ana", "the film was sad and Ben saw the film ."]
+    with torch.no_grad():
+        want = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(-1)
+    for row, answer in zip(want, xlm.load(outcome.model).classify(texts), strict=True):
+        for label in answer["labels"]:
+            assert label["probability"] == pytest.approx(float(row[model.config.label2id[label["label"]]]), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_resume_is_exact(kind: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xlm.training import finetune as module
+
+    given = files(tmp_path, "classify")
+    options = {**FAST, "epochs": 3, "dropout": 0.1, "tuning": {"kind": kind}, "evaluations": 2.0}
+    whole = finetune("classify", base, **given, output=tmp_path / "whole", **options)
+
+    class Interrupted(module.Signals):
+        """Asks to stop after the seventh look."""
+
+        looks = 0
+
+        @property
+        def asked(self) -> str | None:
+            type(self).looks += 1
+            return "SIGTERM" if type(self).looks > 14 else None
+
+        @asked.setter
+        def asked(self, value: str | None) -> None:
+            assert value is None or value in signal.Signals.__members__
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Signals", Interrupted)
+        part = finetune("classify", base, **given, output=tmp_path / "parts", **options)
+    assert not part.finished and 0 < part.step < whole.step
+    rest = finetune("classify", base, **given, output=tmp_path / "parts", resume=True, **options)
+    assert rest.finished and rest.scores == whole.scores and rest.step == whole.step
+    want = xlm.AutoModelForSequenceClassification.from_pretrained(whole.model)
+    got = xlm.AutoModelForSequenceClassification.from_pretrained(rest.model)
+    for name, parameter in want.named_parameters():
+        assert torch.equal(parameter, got.get_parameter(name)), name
+
+
+def test_a_changed_recipe_is_not_resumed(base: Path, tmp_path: Path) -> None:
+    given = files(tmp_path, "classify")
+    stopped = finetune("classify", base, **given, output=tmp_path / "run", max_minutes=1e-6, **FAST)
+    assert not stopped.finished
+    with pytest.raises(ConfigError, match=r"batch was 16, is 8.*--fresh"):
+        finetune("classify", base, **given, output=tmp_path / "run", **{**FAST, "batch": 8})
+    assert finetune("classify", base, **given, output=tmp_path / "run", resume=False, **{**FAST, "batch": 8}).finished
+
+
+def test_adapters_interchange_with_peft(base: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    outcome = finetune(
+        "classify", base, **files(tmp_path, "classify"), output=tmp_path / "run", tuning={"kind": "lora"}, **FAST
+    )
+    assert outcome.model is not None
+    tokenizer = xlm.AutoTokenizer.from_pretrained(outcome.model)
+    ids = tokenizer(["the film was good .", "Ana was sad"], padding=True, return_tensors="pt")
+    merged = xlm.AutoModelForSequenceClassification.from_pretrained(outcome.model).eval()
+    plain = xlm.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    theirs = peft.PeftModel.from_pretrained(plain, outcome.model / "adapter").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(**ids).logits, merged(**ids).logits, rtol=1e-4, atol=1e-5)
+    # And back: what peft saves is read here.
+    from xlm.backends.torch.lora import load_adapter, merge_lora
+
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = xlm.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2).eval()
+    load_adapter(ours, tmp_path / "theirs")
+    merge_lora(ours)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(**ids).logits, merged(**ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_and_layers_below_stay(base: Path, tmp_path: Path) -> None:
+    before = xlm.AutoModel.from_pretrained(base, add_pooling_layer=False)
+    for tuning, moved in (({"kind": "frozen"}, ()), ({"frozen_layers": 1}, ("encoder.layer.1.",))):
+        outcome = finetune(
+            "classify",
+            base,
+            **files(tmp_path, "classify", 32),
+            output=tmp_path / tuning.get("kind", "low"),
+            tuning=tuning,
+            epochs=1,
+            **FAST,
+        )
+        after = xlm.AutoModelForSequenceClassification.from_pretrained(outcome.model).roberta
+        for name, parameter in before.named_parameters():
+            same = torch.equal(parameter, after.get_parameter(name))
+            assert same != name.startswith(moved) if moved else same, name
+
+
+def test_layers_learn_at_their_own_rates(base: Path) -> None:
+    from xlm.training.finetune_model import build_optimizer
+
+    model = xlm.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    recipe = make_recipe({"task": "classify", "train": "x", "tuning": {"layer_decay": 0.5, "head_rate": 3.0}})
+    factors = {}
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in build_optimizer(model, recipe, 1e-3).param_groups:
+        for parameter in group["params"]:
+            factors[names[parameter]] = group["rate"]
+    assert factors["classifier.dense.weight"] == 3.0
+    assert factors["roberta.encoder.layer.1.output.dense.weight"] == 0.5
+    assert factors["roberta.encoder.layer.0.output.dense.weight"] == 0.25
+    assert factors["roberta.embeddings.word_embeddings.weight"] == 0.125
+    assert set(factors) == set(names.values())
+
+
+def test_early_stopping_keeps_the_best(base: Path, tmp_path: Path) -> None:
+    given = files(tmp_path, "classify")
+    outcome = finetune(
+        "classify", base, **given, output=tmp_path / "run", epochs=60, patience=2, evaluations=3.0, **FAST
+    )
+    assert outcome.finished and outcome.epochs < 60
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert outcome.scores["accuracy"] == max(r["accuracy"] for r in records if r["kind"] == "valid")
+
+
+def test_every_epoch_visits_every_item_once() -> None:
+    import numpy as np
+
+    from xlm.tasks.base import Item
+
+    items = [Item(n, (np.zeros(3 + n % 7, np.int64),)) for n in range(50)]
+    plan = Plan(items, 8, 2.0, seed=3)
+    assert plan.steps == 14
+    for epoch in (0, 1):
+        seen = [item.example for step in range(7) for item in plan.step(7 * epoch + step)]
+        assert sorted(seen) == list(range(50))
+    assert [i.example for i in plan.step(2)] == [i.example for i in Plan(items, 8, 2.0, seed=3).step(2)]
+    assert [i.example for i in plan.step(2)] != [i.example for i in plan.step(9)]
+
+
+# -- what can be wrong ------------------------------------------------------------------------------------------------
+
+
+def test_alarms(base: Path, tmp_path: Path) -> None:
+    given = files(tmp_path, "classify")
+    # A rate of almost nothing learns nothing: the loss stays at log 2.
+    stuck = finetune("classify", base, **given, output=tmp_path / "stuck", epochs=12, **{**FAST, "learning_rate": 1e-9})
+    assert any(alarm.startswith("stuck: the loss is 0.69") for alarm in stuck.alarms)
+    # The evaluation file means the opposite by its labels.
+    rows = toytasks.rows("classify", 48, 2)
+    for row in rows:
+        row["label"] = {"pos": "neg", "neg": "pos"}[row["label"]]
+    given["eval"] = str(toytasks.write(tmp_path / "swapped.jsonl", rows))
+    swapped = finetune("classify", base, **given, output=tmp_path / "swapped", epochs=5, **FAST)
+    assert any(alarm.startswith("labels: ") for alarm in swapped.alarms)
+    short = {**FAST, "data": {"max_tokens": 8}, "epochs": 1, "on_alarm": "stop"}
+    long = [{"text": "the film was good and Ana saw the film in Rome .", "label": str(n % 2)} for n in range(8)]
+    train = toytasks.write(tmp_path / "long.jsonl", long)
+    with pytest.raises(ConfigError, match="truncated: 100%"):
+        finetune("classify", base, train=str(train), output=tmp_path / "short", **short)
+
+
+def test_shifted_tags_are_noticed() -> None:
+    from xlm.tasks.examples import TaggedExample
+    from xlm.tasks.tag import Tag
+
+    words = ("Ana", "was", "in", "Rome", ".")
+    tags = ("B-PER", "O", "O", "B-LOC", "O")
+    examples = [TaggedExample(words, tags)] * 20
+    task = Tag.of(examples)
+    right = [[(tag, 1.0) for tag in tags]] * 20
+    moved = [[(tag, 1.0) for tag in ("O", *tags[:-1])]] * 20
+    assert alarms.relabelled(task, examples, right) is None
+    assert "shifted" in (alarms.relabelled(task, examples, moved) or "")
+
+
+def test_bad_data_and_recipes(base: Path, tmp_path: Path) -> None:
+    def go(rows: list[dict[str, Any]], held_out: list[dict[str, Any]] | None = None, **fields: Any) -> None:
+        train = toytasks.write(tmp_path / "t.jsonl", rows)
+        given = {} if held_out is None else {"eval": str(toytasks.write(tmp_path / "e.jsonl", held_out))}
+        finetune(fields.pop("task", "classify"), base, train=str(train), output=tmp_path / "run", **given, **FAST, **fields)
+
+    good = toytasks.rows("classify", 8)
+    with pytest.raises(DataError, match=r"eval: example 0: label is 'meh': it must be one of neg, pos"):
+        go(good, [{"text": "x", "label": "meh"}])
+    with pytest.raises(DataError, match="eval: .*not one example"):
+        go(good, [])
+    with pytest.raises(DataError, match=r"no column for text: looked for .* there are body, label"):
+        go([{"body": "x", "label": "a"}])
+    with pytest.raises(DataError, match=r"t\.jsonl: no column 'missing' \(for text\)"):
+        go(good, data={"columns": {"text": "missing"}})
+    with pytest.raises(DataError, match=r"t\.jsonl:2: the row has no label"):
+        go([good[0], {"text": "x", "label": None}])
+    with pytest.raises(InputError, match="at least two classes"):
+        go([{"text": "x", "label": "a"}] * 3)
+    with pytest.raises(ConfigError, match="task = 'walk': it must be one of"):
+        finetune("walk", base, train="x")
+    with pytest.raises(ConfigError, match=r"epoch = 3 is not a known field.*did you mean 'epochs'"):
+        finetune("classify", base, train="x", epoch=3)
+    with pytest.raises(ConfigError, match="frozen_layers = 9: the model has 2 layers"):
+        go(good, tuning={"frozen_layers": 9})
+    with pytest.raises(ConfigError, match="no linear layer's name ends so"):
+        go(good, tuning={"kind": "lora", "lora": {"targets": ["querry"]}})
+    with pytest.raises(ConfigError, match="metric is 'bleu'"):
+        go(good, good, metric="bleu")
+    with pytest.raises(ConfigError, match="patience is 2: stopping early needs eval"):
+        go(good, patience=2)
+
+
+def test_a_trained_head_must_have_the_labels_of_the_data(base: Path, tmp_path: Path) -> None:
+    first = finetune("classify", base, **files(tmp_path, "classify", 32), output=tmp_path / "a", epochs=1, **FAST)
+    rows = [{"text": "the film", "label": str(number % 3)} for number in range(9)]
+    train = toytasks.write(tmp_path / "three.jsonl", rows)
+    with pytest.raises(ConfigError, match=r"its head has 2 labels \(neg, pos\), the data 3 \(0, 1, 2\)"):
+        finetune("classify", first.model, train=str(train), output=tmp_path / "b", **FAST)
+
+
+def test_bad_rows_are_quarantined(base: Path, tmp_path: Path) -> None:
+    rows = [*toytasks.rows("classify", 30), {"text": "", "label": "pos"}]
+    train = toytasks.write(tmp_path / "t.jsonl", rows)
+    finetune("classify", base, train=str(train), output=tmp_path / "run", epochs=1, data={"max_bad": 0.1}, **FAST)
+    bad = json.loads((tmp_path / "run" / "quarantine-train.jsonl").read_text("utf-8"))
+    assert bad["where"].endswith("t.jsonl:31") and "text is ''" in bad["reason"]
+
+
+def test_regression_and_multi_label(base: Path, tmp_path: Path) -> None:
+    words = [*toytasks.GOOD, *toytasks.BAD]
+    rows = [{"text": f"the film was {w} .", "label": float(w in toytasks.GOOD)} for w in words * 12]
+    train = str(toytasks.write(tmp_path / "r.jsonl", rows))
+    outcome = finetune("classify", base, train=train, eval=train, output=tmp_path / "r", epochs=8, **FAST)
+    assert outcome.scores["spearman"] > 0.8
+    high, low = (one["value"] for one in xlm.load(outcome.model).classify(["the film was nice .", "the film was sad ."]))
+    assert high > low
+    rows = [{"text": f"{a} and {b}", "label": sorted({a, b})} for a in words for b in words]
+    train = str(toytasks.write(tmp_path / "m.jsonl", rows))
+    outcome = finetune("classify", base, train=train, eval=train, output=tmp_path / "m", epochs=25, **FAST)
+    assert outcome.scores["micro_f1"] > 0.6
+
+
+@pytest.mark.slow
+def test_our_models_inside_transformers_trainer(base: Path, tmp_path: Path) -> None:
+    """The five lines of the guide: our model, our tokenizer, their Trainer."""
+    transformers = pytest.importorskip("transformers")
+    model = xlm.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    tokenizer = xlm.AutoTokenizer.from_pretrained(base)
+    rows = [
+        {**tokenizer(row["text"]), "labels": int(row["label"] == "pos")} for row in toytasks.rows("classify", 96, 1)
+    ]
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), num_train_epochs=5, per_device_train_batch_size=16, learning_rate=5e-3, report_to=[],
+        use_cpu=True, disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    pad = transformers.DataCollatorWithPadding(tokenizer)
+    trainer = transformers.Trainer(model, arguments, data_collator=pad, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    predicted = trainer.predict(rows).predictions.argmax(-1)
+    assert sum(int(p) == row["labels"] for p, row in zip(predicted, rows, strict=True)) / len(rows) > 0.9
