@@ -59,7 +59,11 @@ def _choose(rng: random.Random, number: int) -> dict[str, Any]:
 def _pair(rng: random.Random, number: int) -> dict[str, Any]:
     name = NAMES[number % len(NAMES)]
     other = NAMES[(number + 1) % len(NAMES)]
-    return {"text": f"Where is {name} ?", "positive": f"{name} was in {rng.choice(PLACES)}", "negatives": [f"{other} ."]}
+    return {
+        "text": f"Where is {name} ?",
+        "positive": f"{name} was in {rng.choice(PLACES)}",
+        "negatives": [f"{other} ."],
+    }
 
 
 def _line(rng: random.Random, number: int) -> dict[str, Any]:

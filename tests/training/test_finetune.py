@@ -278,7 +278,9 @@ def test_bad_data_and_recipes(base: Path, tmp_path: Path) -> None:
     def go(rows: list[dict[str, Any]], held_out: list[dict[str, Any]] | None = None, **fields: Any) -> None:
         train = toytasks.write(tmp_path / "t.jsonl", rows)
         given = {} if held_out is None else {"eval": str(toytasks.write(tmp_path / "e.jsonl", held_out))}
-        finetune(fields.pop("task", "classify"), base, train=str(train), output=tmp_path / "run", **given, **FAST, **fields)
+        finetune(
+            fields.pop("task", "classify"), base, train=str(train), output=tmp_path / "run", **given, **FAST, **fields
+        )
 
     good = toytasks.rows("classify", 8)
     with pytest.raises(DataError, match=r"eval: example 0: label is 'meh': it must be one of neg, pos"):
@@ -329,7 +331,9 @@ def test_regression_and_multi_label(base: Path, tmp_path: Path) -> None:
     train = str(toytasks.write(tmp_path / "r.jsonl", rows))
     outcome = finetune("classify", base, train=train, eval=train, output=tmp_path / "r", epochs=8, **FAST)
     assert outcome.scores["spearman"] > 0.8
-    high, low = (one["value"] for one in xlm.load(outcome.model).classify(["the film was nice .", "the film was sad ."]))
+    high, low = (
+        one["value"] for one in xlm.load(outcome.model).classify(["the film was nice .", "the film was sad ."])
+    )
     assert high > low
     rows = [{"text": f"{a} and {b}", "label": sorted({a, b})} for a in words for b in words]
     train = str(toytasks.write(tmp_path / "m.jsonl", rows))

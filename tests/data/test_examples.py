@@ -1,0 +1,215 @@
+"""Labelled files of every format become the same examples; what is wrong in them is named by file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlm.data.examples import read_examples
+from xlm.errors import DataError, MissingExtraError
+from xlm.tasks.examples import ChoiceExample, Gold, PairExample, QuestionExample, TaggedExample, TextExample
+
+PAIR = TextExample("A man sleeps.", "Nobody is awake.", "contradiction", None, "7")
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def one(path: Path, task: str, **options: Any) -> Any:
+    (example,) = read_examples(path, task, **options).examples
+    return example
+
+
+def test_the_same_pair_from_every_format(tmp_path: Path) -> None:
+    row = {"id": 7, "premise": PAIR.text, "hypothesis": PAIR.pair, "label": PAIR.label}
+    line = json.dumps(row)
+    assert one(write(tmp_path / "a.jsonl", line), "classify") == PAIR
+    assert one(write(tmp_path / "a.jsonl.gz", gzip.compress(line.encode())), "classify") == PAIR
+    assert one(write(tmp_path / "a.json", json.dumps([row])), "classify") == PAIR
+    cells = ["7", PAIR.text, str(PAIR.pair), str(PAIR.label)]
+    for name, sign in (("a.csv", ","), ("a.tsv", "\t")):
+        table = f"id{sign}premise{sign}hypothesis{sign}label\n" + sign.join(cells) + "\n"
+        assert one(write(tmp_path / name, table), "classify") == PAIR
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
+    assert one(tmp_path / "a.parquet", "classify") == PAIR
+
+
+def test_csv_keeps_quoted_line_ends_and_tsv_its_quotes(tmp_path: Path) -> None:
+    table = write(tmp_path / "a.csv", 'text,label\n"two\nlines, ""quoted""",x\nlast,y\n')
+    assert [e.text for e in read_examples(table, "classify").examples] == ['two\nlines, "quoted"', "last"]
+    table = write(tmp_path / "a.tsv", 'text\tlabel\nhe said "no\tx\n')
+    assert one(table, "classify").text == 'he said "no'
+
+
+def test_unusual_columns_kinds_of_labels_and_filters(tmp_path: Path) -> None:
+    lines = [
+        {"body": "a", "stars": 1.5, "part": "train"},
+        {"body": "b", "stars": 3, "part": "train"},
+        {"body": "c", "stars": ["x", "y"], "part": "dev"},
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+    columns = {"text": "body", "label": "stars"}
+    found = read_examples(path, "classify", columns=columns).examples
+    assert [example.label for example in found] == [1.5, "3", ("x", "y")]
+    assert len(read_examples(path, "classify", columns=columns, where={"part": "dev"}).examples) == 1
+    assert len(read_examples(path, "classify", columns=columns, limit=2).examples) == 2
+    with pytest.raises(DataError, match=r"not one example with \{'part': 'test'\}"):
+        read_examples(path, "classify", columns=columns, where={"part": "test"})
+    with pytest.raises(DataError, match="columns: 'txet' is no field of classify"):
+        read_examples(path, "classify", columns={"txet": "body"})
+
+
+def test_conll(tmp_path: Path) -> None:
+    text = "-DOCSTART- O\n\nAna\tB-PER\nwas\tO\n\nin O\nNew B-LOC\nYork I-LOC\n"
+    found = read_examples(write(tmp_path / "a.conll", text), "tag", language="en").examples
+    assert found[0] == TaggedExample(("Ana", "was"), ("B-PER", "O"), language="en")
+    assert found[1].tags == ("O", "B-LOC", "I-LOC")
+    tree = "# text = Im Haus\n1-2\tIm\t_\t_\t_\t_\t_\t_\t_\t_\n1\tIn\tin\tADP\t_\t_\t_\t_\t_\t_\n2\tdem\tder\tDET\t_\t_\t_\t_\t_\t_\n"
+    assert one(write(tmp_path / "a.conllu", tree), "tag").tags == ("ADP", "DET")
+
+
+def test_bio_faults(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.conll", "a\tO\nb\tI-PER\nc\tI-LOC\n\nd\tB-PER\n")
+    with pytest.raises(DataError, match=r"a\.conll:1: tags: tag 2 is I-PER after O: a span must begin with B-PER"):
+        read_examples(path, "tag")
+    repaired = read_examples(path, "tag", bio="repair")
+    assert repaired.examples[0].tags == ("O", "B-PER", "B-LOC") and repaired.repaired == 1
+    assert read_examples(path, "tag", bio="keep").examples[0].tags == ("O", "I-PER", "I-LOC")
+    with pytest.raises(DataError, match=r"tag 'X-PER' among BIO tags"):
+        read_examples(write(tmp_path / "b.conll", "a\tB-PER\nb\tX-PER\n"), "tag")
+    with pytest.raises(DataError, match=r"b\.conll:2: 'word': a word and a tag are needed"):
+        read_examples(write(tmp_path / "b.conll", "a\tO\nword\n"), "tag")
+    row = {"tokens": ["a", "b"], "tags": ["O"]}
+    with pytest.raises(DataError, match="1 tags for 2 words"):
+        read_examples(write(tmp_path / "c.jsonl", json.dumps(row)), "tag")
+
+
+def test_spans_of_running_text(tmp_path: Path) -> None:
+    def row(*spans: tuple[int, int, str], text: str = "Ana lived in São Paulo.") -> Path:
+        found = [{"start": a, "end": b, "label": label} for a, b, label in spans]
+        return write(tmp_path / "a.jsonl", json.dumps({"text": text, "spans": found}))
+
+    example = one(row((0, 3, "PER"), (13, 22, "LOC")), "tag")
+    assert example.words == ("Ana", "lived", "in", "São", "Paulo", ".")
+    assert example.tags == ("B-PER", "O", "O", "B-LOC", "I-LOC", "O")
+    assert [example.text[a:b] for a, b in example.offsets] == list(example.words)
+    # A border inside a run of letters cuts the word there.
+    assert one(row((0, 2, "LOC"), text="東京都"), "tag").tags == ("B-LOC", "I-LOC", "O")
+    with pytest.raises(DataError, match=r"spans 0-9 \(PER\) and 4-9 \(LOC\) overlap"):
+        one(row((0, 9, "PER"), (4, 9, "LOC")), "tag")
+    with pytest.raises(DataError, match=r"span 4-4 \(PER\) is empty"):
+        one(row((4, 4, "PER")), "tag")
+    with pytest.raises(DataError, match="must lie in the text of 23 characters"):
+        one(row((20, 40, "PER")), "tag")
+    with pytest.raises(DataError, match="holds no word"):
+        one(row((3, 4, "PER")), "tag")
+
+
+CONTEXT = "Zoë was born in Łódź in 1970."
+
+
+def question(**changes: Any) -> dict[str, Any]:
+    answers = [{"text": "Łódź", "answer_start": 16}]
+    return {"id": "q", "question": "Where?", "context": CONTEXT, "answers": answers, **changes}
+
+
+def test_questions_flat_nested_and_in_columns(tmp_path: Path) -> None:
+    want = QuestionExample("Where?", CONTEXT, (Gold("Łódź", 16),), id="q")
+    assert one(write(tmp_path / "a.jsonl", json.dumps(question())), "answer") == want
+    columns = question(answers={"text": ["Łódź"], "answer_start": [16]})
+    assert one(write(tmp_path / "a.jsonl", json.dumps(columns)), "answer") == want
+    qas = [
+        {"id": "q", "question": "Where?", "answers": [{"text": "Łódź", "answer_start": 16}]},
+        {"id": "r", "question": "Why?", "answers": [], "is_impossible": True},
+    ]
+    squad = {"version": "v2.0", "data": [{"title": "Zoë", "paragraphs": [{"context": CONTEXT, "qas": qas}]}]}
+    first, second = read_examples(write(tmp_path / "a.json", json.dumps(squad)), "answer").examples
+    assert first.answers == want.answers and first.title == "Zoë" and second.impossible
+
+
+def test_misplaced_answers_say_how(tmp_path: Path) -> None:
+    def fault(start: int, text: str = "Łódź") -> str:
+        path = write(tmp_path / "a.jsonl", json.dumps(question(answers=[{"text": text, "answer_start": start}])))
+        with pytest.raises(DataError) as caught:
+            read_examples(path, "answer")
+        return str(caught.value)
+
+    assert "a.jsonl:1: the answer 'Łódź' is not at 17" in fault(17) and "17 counts bytes" in fault(17)
+    assert "it is at 16: the offsets are shifted by +2" in fault(18)
+    assert "it is nowhere in the context" in fault(0, "Kraków")
+
+
+def test_choices_and_pairs(tmp_path: Path) -> None:
+    row = {"premise": "It rained.", "question": "effect", "choices": ["Wet.", "Dry."], "label": 0}
+    want = ChoiceExample("It rained.", ("Wet.", "Dry."), 0, "effect")
+    assert one(write(tmp_path / "a.jsonl", json.dumps(row)), "choose") == want
+    row = {"question": "Which?", "choices": {"label": ["A", "B"], "text": ["x", "y"]}, "answer": "B"}
+    assert one(write(tmp_path / "a.jsonl", json.dumps(row)), "choose") == ChoiceExample("Which?", ("x", "y"), 1)
+    with pytest.raises(DataError, match="label is 2: it must be from 0 to 1"):
+        one(write(tmp_path / "a.jsonl", json.dumps({"prompt": "p", "choices": ["a", "b"], "label": 2})), "choose")
+    row = {"query": "q", "positive": "p", "negatives": ["n"], "score": 1}
+    assert one(write(tmp_path / "a.jsonl", json.dumps(row)), "embed") == PairExample("q", "p", ("n",), 1.0)
+    with pytest.raises(DataError, match=r"score is 4\.5: it must lie between 0 and 1"):
+        one(write(tmp_path / "a.jsonl", json.dumps({**row, "score": 4.5})), "rerank")
+
+
+def test_languages_from_file_names(tmp_path: Path) -> None:
+    for language in ("en", "sw"):
+        write(tmp_path / f"{language}.jsonl", json.dumps({"text": "a", "label": "x"}))
+    found = read_examples(tmp_path / "{language}.jsonl", "classify")
+    assert [example.language for example in found.examples] == ["en", "sw"]
+    with pytest.raises(DataError, match="no file of language 'de': there are en, sw"):
+        read_examples(tmp_path / "{language}.jsonl", "classify", languages=["de"])
+
+
+def test_bad_lines_are_quarantined_up_to_a_quota(tmp_path: Path) -> None:
+    good = json.dumps({"text": "a", "label": "x"}).encode()
+    content = b"\xef\xbb\xbf" + b"\r\n".join([good, b"{broken", b'{"text": "\xff"}', b"[1]", good]) + b"\r\n"
+    path = write(tmp_path / "a.jsonl", content)
+    with pytest.raises(DataError) as caught:
+        read_examples(path, "classify", max_bad=2)
+    message = str(caught.value)
+    assert "a.jsonl:2: not JSON" in message and "a.jsonl:3: invalid UTF-8: byte 0xff" in message
+    assert "a.jsonl:4: a JSON list: an object is needed" in message and "3 of 5 rows" in message
+    loaded = read_examples(path, "classify", max_bad=3, quarantine=tmp_path / "bad" / "rows.jsonl")
+    assert len(loaded.examples) == 2
+    saved = [json.loads(line) for line in (tmp_path / "bad" / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert [row["where"].rpartition(":")[2] for row in saved] == ["2", "3", "4"]
+    assert read_examples(path, "classify", max_bad=0.6).bad == loaded.bad
+
+
+def test_lines_end_where_they_do_everywhere(tmp_path: Path) -> None:
+    # U+2028 and a lone CR are text; the last line needs no end.
+    path = write(tmp_path / "a.txt", "one\u2028still one\rstill\n\ntwo")
+    assert [e.text for e in read_examples(path, "fill").examples] == ["one\u2028still one\rstill", "two"]
+
+
+def test_csv_faults(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,x\nb\nc,y\n")
+    with pytest.raises(DataError, match=r"a\.csv:3: 1 columns, the header has 2"):
+        read_examples(path, "classify")
+    with pytest.raises(DataError, match="the header names a column twice"):
+        read_examples(write(tmp_path / "b.csv", "text,text\na,b\n"), "classify")
+
+
+def test_files_that_are_not_there_or_are_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_examples(tmp_path / "a.jsonl", "classify")
+    with pytest.raises(DataError, match="the ending says no format"):
+        read_examples(tmp_path / "a.xyz", "classify")
+    with pytest.raises(DataError, match="not JSON"):
+        read_examples(write(tmp_path / "a.json", "{"), "classify")
+    with pytest.raises(DataError, match="damaged gzip"):
+        read_examples(write(tmp_path / "a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:40]), "classify")
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"xlm\[data\]"):
+        read_examples("hub:xnli:en:train", "classify")
