@@ -116,6 +116,19 @@ def test_refuses(data, options, error, message):
         evaluate(models, "xnli", data, load=lambda name: Fake(), **options)
 
 
+def test_training_files_of_one_s_own(data, tmp_path: Path):
+    """With a column for the split only its training rows count; without, all rows do."""
+    rows = [{"premise": "all", "hypothesis": "same", "label": "neutral"}] * 3
+    jsonl(tmp_path / "plain.jsonl", rows)
+    jsonl(tmp_path / "split.jsonl", [*({**row, "split": "dev", "label": "entailment"} for row in rows * 2),
+                                     *({**row, "split": "train"} for row in rows)])  # fmt: skip
+    for name in ("plain", "split"):
+        outcome = evaluate("m", "xnli", data, train=[tmp_path / f"{name}.jsonl"], load=lambda _: Fake())
+        cases = outcome.languages[0]
+        assert cases.baselines["majority"].main == pytest.approx(100 / 3)
+        assert "tfidf" not in outcome.baselines, "one class alone cannot be told from others"
+
+
 def test_a_model_with_other_labels(data):
     with pytest.raises(InputError, match="the model's labels are LABEL_0, LABEL_1: xnli has entailment, neutral"):
         evaluate("m", "xnli", data, load=lambda name: Fake(labels=("LABEL_0", "LABEL_1")))

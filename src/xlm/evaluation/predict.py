@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,6 +20,7 @@ BATCH = 256
 """Examples that go to the engine at once: enough to sort by length, few enough to show progress."""
 
 Progress = Callable[[int], None]
+_ENGLISH: WeakKeyDictionary[Any, tuple[tuple[str, ...], Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -179,11 +181,10 @@ def _retrieve(engine: Any, benchmark: Benchmark, examples: Sequence[PairExample]
 
 
 def _english(engine: Any, texts: tuple[str, ...]) -> Any:
-    """Vectors of the English side, kept with the engine while the next languages have the same."""
-    kept = getattr(engine, "_evaluated_texts", None)
+    """Vectors of the English side, kept while the engine lives and the next languages have the same sentences."""
+    kept = _ENGLISH.get(engine)
     if kept is None or kept[0] != texts:
-        kept = (texts, _embed(engine, texts))
-        engine._evaluated_texts = kept
+        kept = _ENGLISH[engine] = (texts, _embed(engine, texts))
     return kept[1]
 
 

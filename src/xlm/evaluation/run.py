@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from xlm.data.tables import Row, read_rows
 from xlm.errors import DataError, InputError
 from xlm.evaluation import baselines as baseline
 from xlm.evaluation.benchmarks import SETTINGS, Benchmark, Setting, benchmark
@@ -230,11 +231,15 @@ def _baselines(
 
 
 def _training(spec: Benchmark, found: dict[str, Place], path: Path) -> Place:
-    """A training file that the caller names, read as the layout in use reads its own."""
+    """A training file that the caller names, read as the layout in use reads its own: of its rows those for training,
+    where it has such a column."""
     if not path.is_file():
         raise DataError(f"train={str(path)!r}: no such file")
+    used = next(iter(found.values())).source
     own = next((layout["train"] for layout in spec.files if "train" in layout), None)
-    source = replace(next(iter(found.values())).source, where=own.where if own else {}, strip="", names={})
+    first = next((row for row in read_rows(str(path), used.format) if isinstance(row, Row)), None)
+    named = first is not None and own is not None and set(own.where) <= set(first.values)
+    source = replace(used, where=own.where if own is not None and named else {}, strip="", names={})
     return Place(str(path), source, spec.source_language, spec.source_language)
 
 
