@@ -232,7 +232,7 @@ def convert(
     missing = [name for name in opened.report.missing if not name.startswith(PREFIX + "pooler.")]
     if missing or opened.report.mismatched:
         raise CheckpointError(str(opened.report))
-    tensors = _untied(opened, dtype)
+    tensors = untied(opened, dtype)
     folder = make_folder(dst, "dst")
     if to == "fairseq":
         if opened.family.model_type not in ("xlm-roberta", "xlm-roberta-xl"):
@@ -246,7 +246,7 @@ def convert(
     return opened.report
 
 
-def _untied(opened: Opened, dtype: str | None) -> dict[str, Stored]:
+def untied(opened: Opened, dtype: str | None) -> dict[str, Stored]:
     """The model's tensors, each once: of tied copies the one that a loader would have used."""
     wanted = expected_shapes(opened.config)
     tensors = dict(opened.tensors)
@@ -265,21 +265,28 @@ def _numpy(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
-def _save(opened: Opened, tensors: dict[str, Stored], folder: Path, dtype: str | None, limit: int | str) -> None:
+def save_model(
+    opened: Opened, tensors: dict[str, Stored], folder: Path, dtype: str | None = None, limit: int | str = "5GB"
+) -> None:
+    """Write ``config.json`` and tensors (by our names) as safetensors under the published names."""
     config, family = opened.config, opened.family
     base = str(next(iter(config.architectures or ()), "Model")).removeprefix(family.class_prefix) == "Model"
     named = {}
     for name, stored in tensors.items():
         if base and not name.startswith(PREFIX):
             continue  # an encoder's file holds no head
-        named[to_theirs(family, name).removeprefix(family.theirs_prefix + ".") if base else to_theirs(family, name)] = (
-            stored
-        )
+        theirs = to_theirs(family, name)
+        named[theirs.removeprefix(family.theirs_prefix + ".") if base else theirs] = stored
     kinds = {stored.dtype.name for stored in tensors.values()}
     config.torch_dtype = dtype or (kinds.pop() if len(kinds) == 1 else None)
     text = config.to_json_string()
     save_safetensors(folder, named, {"format": "pt"}, limit)
     write_text(folder / "config.json", text)
+
+
+def _save(opened: Opened, tensors: dict[str, Stored], folder: Path, dtype: str | None, limit: int | str) -> None:
+    config, family = opened.config, opened.family
+    save_model(opened, tensors, folder, dtype, limit)
     for name in TOKENIZER_FILES:
         source = opened.folder / name
         if source.is_file() and source.resolve() != (folder / name).resolve() and name != "dict.txt":

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tokenizer": ("tokenizer", "Make a model"),
     "corpus": ("corpus", "Make a model"),
     "convert": ("convert", "Look at checkpoints and convert them"),
+    "trim": ("trim", "Look at checkpoints and convert them"),
     "inspect": ("inspect", "Look at checkpoints and convert them"),
     "doctor": ("doctor", "About this installation"),
     "version": ("version", "About this installation"),

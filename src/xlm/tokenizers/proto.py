@@ -120,14 +120,20 @@ def parse(data: bytes, name: str) -> ModelFile:
     rest: list[tuple[int, int, int, int]] = []
     while at < size:
         if data[at] == 0x0A:
-            start, at = at, at + 1
-            length, at = (data[at], at + 1) if at < size and data[at] < 128 else _varint(data, at, name)
+            head = at if head < 0 else head
+            # Nearly all pieces are short: one byte of length, one look each.
+            while at + 1 < size and data[at] == 0x0A and (length := data[at + 1]) < 128 and at + 2 + length <= size:
+                begins.append(at + 2)
+                at += 2 + length
+                ends.append(at)
+            if at >= size or data[at] != 0x0A:
+                continue
+            length, at = _varint(data, at + 1, name)
             if length > MAX_PIECE_BYTES or at + length > size:
                 raise CheckpointError(
                     f"{name}: piece {len(begins):,} at byte {at:,} claims {length:,} bytes: at most"
                     f" {min(MAX_PIECE_BYTES, size - at):,} are possible"
                 )
-            head = start if head < 0 else head
             begins.append(at)
             at += length
             ends.append(at)
@@ -240,3 +246,29 @@ def build(pieces: Iterable[tuple[str, float]], charsmap: bytes) -> bytes:
     body.append(_block(2, b"\x18" + _number(UNIGRAM)))
     body.append(_block(3, _block(1, b"precompiled") + _block(2, charsmap)))
     return b"".join(body)
+
+
+def select(model: ModelFile, keep: NDArray[np.bool_]) -> bytes:
+    """The same model file with the pieces of ``keep`` (pieces,) alone; the size in its training options says so too."""
+    data, out, index = model.data, bytearray(), 0
+    at = 0
+    for field, _, low, high in _fields(data, "model"):
+        if field == 1:
+            if keep[index]:
+                out += data[at:high]
+            index += 1
+        elif field == 2:
+            out += _block(2, _with_size(data[low:high], int(keep.sum())))
+        else:
+            out += data[at:high]
+        at = high
+    return bytes(out)
+
+
+def _with_size(options: bytes, size: int) -> bytes:
+    """Training options with another vocabulary size (field 4)."""
+    out, at = bytearray(), 0
+    for field, wire, _, high in _fields(options, "model"):
+        out += _number(4 << 3) + _number(size) if field == 4 and wire == 0 else options[at:high]
+        at = high
+    return bytes(out)

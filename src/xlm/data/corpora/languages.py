@@ -13,8 +13,8 @@ Guess = tuple[str, float]
 Identifier = Callable[[str], Guess]
 
 # Three-letter codes, of languages and of the members that models name in their stead, to the two-letter codes of XLM-R.
-_SHORT = dict(
-    pair.split(":")
+_SHORT: dict[str, str] = {
+    pair.partition(":")[0]: pair.partition(":")[2]
     for pair in (
         "afr:af als:sq amh:am ara:ar arb:ar arz:ar apc:ar asm:as aze:az azj:az azb:az bel:be ben:bn bos:bs bre:br bul:bg "
         "cat:ca ces:cs cmn:zh cym:cy dan:da deu:de ekk:et ell:el eng:en epo:eo est:et eus:eu fas:fa fil:tl fin:fi fra:fr "
@@ -25,7 +25,7 @@ _SHORT = dict(
         "slk:sk slv:sl snd:sd som:so spa:es sqi:sq srp:sr sun:su swa:sw swe:sv swh:sw tam:ta tel:te tgl:tl tha:th tur:tr "
         "uig:ug ukr:uk urd:ur uzb:uz uzn:uz vie:vi xho:xh ydd:yi yid:yi yor:yo yue:zh zho:zh zsm:ms zul:zu"
     ).split()
-)
+}
 # Written alike: a short text of one is easily taken for the other, so neither speaks against the other.
 _ALIKE = [set(group.split()) for group in ("bs hr sr sh", "nb nn da", "id ms", "cs sk", "gl pt", "zu xh", "hi mr ne")]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from xlm.data.compressed import without_suffix
 from xlm.data.readers import find_files
@@ -129,7 +129,7 @@ class CorpusOptions:
                 f"pairs with different second languages ({', '.join(sorted(pivots))}): one corpus has one"
             )
 
-    def record(self) -> dict[str, object]:
+    def record(self) -> dict[str, Any]:
         """What decides the content, as plain values; paths are known by content elsewhere."""
         values = dataclasses.asdict(self)
         for name in ("sources", "out", "tokenizer"):
