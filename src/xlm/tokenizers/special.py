@@ -218,7 +218,7 @@ class SpecialTokens:
 
     def _add_slow(self, tokens: Sequence[Any], special: bool) -> int:
         count = 0
-        size = len(self.get_vocab()) if any(str(t) not in self._encoder for t in tokens) else 0
+        size = len(self) if any(str(t) not in self._encoder for t in tokens) else 0
         for given in tokens:
             if not isinstance(given, str | AddedToken) and not hasattr(given, "content"):
                 raise TypeError(f"token {given!r} is {type(given).__name__}: a str or an AddedToken is needed")

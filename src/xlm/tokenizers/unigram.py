@@ -22,6 +22,7 @@ from xlm.tokenizers.clusters import in_pairs
 logger = logging.getLogger("xlm")
 
 SPACE = "▁"
+_SPACE_BYTES = SPACE.encode()
 UNK = 3
 # Below this many characters a second thread costs more than it gives.
 _THREAD_FROM = 20_000
@@ -95,8 +96,11 @@ class Unigram:
     @cached_property
     def begins_word(self) -> NDArray[np.bool_]:
         """(size + 1,) whether a piece begins with a space, by id."""
-        mark = [proto_piece.startswith(SPACE) for proto_piece in self.model.pieces()[3:]]
-        return np.array([False] * 4 + mark + [False])
+        raw, starts = np.frombuffer(self.model.data, np.uint8), self.model.starts[3:]
+        marked = self.model.text_lengths[3:] >= len(_SPACE_BYTES)
+        for place, byte in enumerate(_SPACE_BYTES):
+            marked &= raw[np.minimum(starts + place, len(raw) - 1)] == byte
+        return np.concatenate([np.zeros(4, bool), marked, [False]])
 
     def _threads_for(self, texts: Sequence[str]) -> int:
         return self.threads if len(texts) > 1 and sum(map(len, texts)) > _THREAD_FROM else 1
