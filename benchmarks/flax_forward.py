@@ -5,9 +5,9 @@
 
 The reference needs an environment of its own (how to make it: tests/goldens/flax/make_goldens.py).
 
-forward: XLM-R base with random weights over the passages of benchmarks/encode.py (padded to the next multiple of 64 tokens,
-batches of --batch, sorted): every shape is compiled first, then the best of --runs passes counts; padding is not counted. Both read
-the same flax_model.msgpack. On a busy machine compare tokens a second of processor time.
+forward: XLM-R base with random weights over the passages of benchmarks/encode.py (sorted, --batch at a time, padded to the
+next multiple of 64 tokens): every shape is compiled first, then the best of --runs passes counts; padding is not counted.
+Both read the same flax_model.msgpack. On a busy machine compare tokens a second of processor time.
 compile: tracing and compiling XLM-R large (24 layers) for 8 rows of 128 tokens, without weights.
 """
 
