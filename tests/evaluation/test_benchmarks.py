@@ -116,6 +116,40 @@ def test_what_is_missing_is_named(tmp_path: Path):
         places(benchmark("xquad"), tmp_path, "dev")
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "text", "message"),
+    [
+        (
+            "xnli",
+            "test-en.tsv",
+            "a\tb\tneutral\na\tb\n",
+            "test-en.tsv:2: 2 columns where 3 are needed: text, pair, label",
+        ),
+        ("xcopa", "data/et/test.et.jsonl", COPA.replace(": 1", ": 2"), "label is '2': it must be from 0 to 1"),
+        (
+            "xcopa",
+            "data/et/test.et.jsonl",
+            COPA.replace("choice2", "c"),
+            "the columns premise, choice1, choice2, label are",
+        ),
+        (
+            "sts",
+            "en.dev.jsonl",
+            '{"sentence1": "a", "sentence2": "b", "score": "high"}\n',
+            "score 'high' is not a number",
+        ),
+        ("sts", "en.dev.jsonl", '{"sentence1": "a", "score": 1}\n', "'a' has no second text"),
+        ("wikiann", "en.dev.conll", "Rome\n\n", "a word and a tag are needed"),
+        ("xquad", "xquad.en.json", squad(["Paris"]).replace('"answer_start": 15', '"answer_start": 3'), "is not at 3"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path: Path, name, path, text, message):
+    write(tmp_path / path, text)
+    spec = benchmark(name)
+    with pytest.raises(DataError, match=message):
+        read(next(iter(places(spec, tmp_path).values())), spec)
+
+
 def test_bad_records_are_named(tmp_path: Path):
     spec = benchmark("xnli")
     jsonl(tmp_path / "en.jsonl", [{"premise": "a", "hypothesis": "b", "label": "maybe", "split": "test"}])

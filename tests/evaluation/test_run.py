@@ -43,6 +43,19 @@ def test_a_model_a_language(data):
     assert outcome.published() == []
 
 
+def test_translated_tests_are_scored_in_the_source_language(tmp_path: Path):
+    """MLQA's rules are those of the answers' language: English, once everything is translated into it."""
+    write(tmp_path / "test/test-context-de-question-de.json", squad(["Paris"], "The capital is Paris."))
+
+    class Articles(Fake):
+        def answer(self, questions, contexts, **_):
+            return [{"question": q, "answers": [{"text": "the Paris", "probability": 1.0}]} for q in questions]
+
+    options = {"load": lambda name: Articles(), "with_baselines": False}
+    assert evaluate("m", "mlqa", tmp_path, setting="translate-test", **options).average.scores["exact_match"] == 100
+    assert evaluate("m", "mlqa", tmp_path, **options).average.scores["exact_match"] == 0
+
+
 def test_all_languages_together_have_their_own_papers(data):
     outcome = evaluate("m", "xnli", data, setting="translate-train-all", load=lambda name: Fake())
     assert {one.model: one.average for one in outcome.published()}["XLM-R XXL"] == 86.0

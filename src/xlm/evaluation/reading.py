@@ -138,10 +138,9 @@ def _found(base: Path, source: Source, benchmark: Benchmark) -> dict[str, Place]
 def _classify(place: Place, benchmark: Benchmark) -> list[TextExample]:
     source = place.source
     if source.header:
-        rows = [
-            dict(zip(source.header, line.split("\t"), strict=False)) for _, line in read_lines(Path(place.path)) if line
+        examples = [
+            _headless(place.path, number, line, source) for number, line in read_lines(Path(place.path)) if line
         ]
-        examples = [TextExample(row["text"], row.get("pair"), row.get("label")) for row in rows if "text" in row]
     else:
         columns = source.columns
         examples = read_examples(place.path, "classify", columns=columns, where=source.where or None).examples
@@ -159,9 +158,28 @@ def _classify(place: Place, benchmark: Benchmark) -> list[TextExample]:
     return labelled
 
 
+def _headless(path: str, number: int, line: str, source: Source) -> TextExample:
+    """An example of a table whose columns have no names."""
+    cells = line.split("\t")
+    if len(cells) < len(source.header):
+        named = ", ".join(source.header)
+        raise DataError(f"{path}:{number}: {len(cells)} columns where {len(source.header)} are needed: {named}")
+    row = dict(zip(source.header, cells, strict=False))
+    return TextExample(row["text"], row.get("pair"), row["label"].strip())
+
+
 def _similar(place: Place, benchmark: Benchmark) -> list[PairExample]:
     found = read_examples(place.path, "classify", columns={"label": "score"}, where=place.source.where or None).examples
-    return [PairExample(e.text, e.pair or "", score=float(e.label), language=place.language, id=e.id) for e in found]
+    pairs = []
+    for example in found:
+        try:
+            score = float(example.label)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{place.path}: score {example.label!r} is not a number") from error
+        if example.pair is None:
+            raise DataError(f"{place.path}: {example.text[:60]!r} has no second text")
+        pairs.append(PairExample(example.text, example.pair, score=score, language=place.language, id=example.id))
+    return pairs
 
 
 def _tagged(place: Place, benchmark: Benchmark) -> list[TaggedExample]:
@@ -183,16 +201,17 @@ def _choices(place: Place, benchmark: Benchmark) -> list[ChoiceExample]:
     if not names:
         return read_examples(place.path, "choose", language=place.language).examples
     found = []
+    wanted = [names["prompt"], *names["choices"], names["label"]]
     for row in read_rows(place.path):
-        wanted = [names["prompt"], *names["choices"], names["label"]]
         if not isinstance(row, Row) or any(column not in row.values for column in wanted):
             raise DataError(f"{row.where}: the columns {', '.join(wanted)} are needed")
         values = row.values
         choices = tuple(str(values[column]) for column in names["choices"])
+        label = str(values[names["label"]])
+        if not label.isdecimal() or int(label) >= len(choices):
+            raise DataError(f"{row.where}: label is {label!r}: it must be from 0 to {len(choices) - 1}, a choice")
         question = values.get(names.get("question", ""))
-        found.append(
-            ChoiceExample(str(values[names["prompt"]]), choices, int(values[names["label"]]), question, place.language)
-        )
+        found.append(ChoiceExample(str(values[names["prompt"]]), choices, int(label), question, place.language))
     return found
 
 
