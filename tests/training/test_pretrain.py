@@ -240,3 +240,40 @@ def test_two_processes_compute_what_one_does(toy: Toy, tmp_path: Path) -> None:
     records = [json.loads((tmp_path / x / "metrics.jsonl").read_text().splitlines()[-2]) for x in ("one", "two")]
     assert records[0]["loss_mlm"] == pytest.approx(records[1]["loss_mlm"], rel=1e-4)
     assert records[0]["tokens"] == records[1]["tokens"]
+
+
+def processes(count: int, path: Path, output: Path, *changes: str) -> subprocess.CompletedProcess[str]:
+    """``xlm pretrain`` under torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command += ["-m", "xlm.cli", "pretrain", str(path), "-o", str(output), *(x for c in changes for x in ("--set", c))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_cut_model_is_the_whole_one_and_goes_on_with_other_processes(toy: Toy, tmp_path: Path) -> None:
+    """2 processes -> 1 -> 2, each resuming the other's checkpoint, reach what one process does at once."""
+    path = toy(model__config__hidden_dropout_prob=0.0, model__config__attention_probs_dropout_prob=0.0)
+    common = ["objectives.contrastive=null", "schedule.steps=6", "every.checkpoint=2", "every.evaluate=2"]
+    common += ["objectives.tlm=null", "batch.tokens=480"]  # of micro-batches an odd number: one process waits for the other
+    run(path, *common, output=tmp_path / "one")
+    cut, output = [*common, "parallel=shard"], tmp_path / "two"
+
+    def stopped(count: int, *more: str) -> str:
+        done = processes(count, path, output, *cut, *more)
+        assert done.returncode == (EXIT_STOPPED if more else 0) or "stopped at step" in done.stderr, done.stderr
+        return done.stderr
+
+    stopped(2, "max_minutes=1e-9")
+    assert (output / "checkpoints" / "step-1" / "shards").is_dir()
+    assert run(path, *cut, "max_minutes=1e-9", output=output).step == 2
+    assert (output / "checkpoints" / "step-2" / "model").is_dir()
+    assert "resumed" in stopped(2)
+    one, two = (
+        xlm.XLMRobertaForMaskedLM.from_pretrained(tmp_path / name / "model").state_dict() for name in ("one", "two")
+    )
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=5e-5, msg=name)
+    assert json.loads((output / "model" / "config.json").read_text())["architectures"] == ["XLMRobertaForMaskedLM"]
+    records = [json.loads((tmp_path / x / "metrics.jsonl").read_text().splitlines()[-1]) for x in ("one", "two")]
+    assert records[0]["kind"] == "valid" and records[0]["loss"] == pytest.approx(records[1]["loss"], rel=1e-3)

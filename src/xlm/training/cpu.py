@@ -136,7 +136,7 @@ class _Attention(torch.autograd.Function):
             factor = keep.to(q.dtype)
             dv = (weights_P * factor).transpose(-1, -2) @ d
             d_P = (d @ v.transpose(-1, -2)).mul_(factor)
-        d_P = torch._softmax_backward_data(d_P, weights_P, -1, weights_P.dtype)
+        d_P = torch.ops.aten._softmax_backward_data(d_P, weights_P, -1, weights_P.dtype)
         return (d_P @ k).mul_(ctx.root), d_P.transpose(-1, -2) @ q, dv, None
 
 

@@ -70,9 +70,11 @@ class Validation:
         """Loss and top-1 of every language."""
         scores: dict[str, LanguageScore] = {}
         for language, micro in self._micro.items():
-            with torch.inference_mode():
-                states_NH = model.states(to_batch(micro, model.spec, device))
-                logits_MV = model.lm_logits(states_NH[torch.from_numpy(micro.positions).to(device)]).float()
+            with torch.no_grad():
+                rows_MH = model.states(
+                    to_batch(micro, model.spec, device), torch.from_numpy(micro.positions).to(device)
+                )
+                logits_MV = model.lm_logits(rows_MH).float()
             targets = torch.from_numpy(micro.targets).to(device)
             loss = float(functional.cross_entropy(logits_MV, targets))
             top1 = float((logits_MV.argmax(-1) == targets).float().mean())
@@ -84,7 +86,7 @@ class Validation:
         """How often the nearest of up to 100 candidates is the translation, both directions averaged."""
         scores: dict[str, float] = {}
         for language, (micro, texts, translations) in self._pairs.items():
-            with torch.inference_mode():
+            with torch.no_grad():
                 pooled = functional.normalize(
                     mean_pool(model.states(to_batch(micro, model.spec, device)), micro.lengths), dim=-1
                 )

@@ -16,14 +16,14 @@ _SPARE = "_spare_gradient"
 _scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 
-def retire_gradient(parameter: nn.Parameter) -> None:
+def retire_gradient(parameter: Tensor) -> None:
     """Clear a big gradient but keep its memory for the next: new pages cost more than the sums written into them."""
     if parameter.grad is not None:
         setattr(parameter, _SPARE, parameter.grad)
         parameter.grad = None
 
 
-def _gradient(parameter: nn.Parameter) -> tuple[Tensor, bool]:
+def _gradient(parameter: Tensor) -> tuple[Tensor, bool]:
     """The parameter's gradient and whether it must be written before it can be added to."""
     if parameter.grad is not None:
         return parameter.grad, False
@@ -44,7 +44,7 @@ def _buffer(elements: int, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def linear_cross_entropy(
-    rows_MH: Tensor, targets: Tensor, weight_VH: nn.Parameter, bias: nn.Parameter | None, scale: float, chunk: int
+    rows_MH: Tensor, targets: Tensor, weight_VH: Tensor, bias: Tensor | None, scale: float, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy of ``rows @ weight.T + bias`` against ``targets`` (M,), forward and backward, chunk by chunk of rows.
 
@@ -78,7 +78,7 @@ def linear_cross_entropy(
 class _Chunk:
     """The logits of some rows, block by block of the vocabulary. C rows of the chunk, B columns of a block."""
 
-    def __init__(self, rows_CH: Tensor, wanted_C1: Tensor, weight_VH: Tensor, bias: nn.Parameter | None) -> None:
+    def __init__(self, rows_CH: Tensor, wanted_C1: Tensor, weight_VH: Tensor, bias: Tensor | None) -> None:
         self.rows, self.wanted, self.weight, self.bias = rows_CH, wanted_C1, weight_VH, bias
         size, width = len(rows_CH), len(weight_VH)
         block = BLOCK if rows_CH.device.type == "cpu" else 8 * BLOCK

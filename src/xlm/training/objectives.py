@@ -49,9 +49,9 @@ def to_batch(micro: MicroBatch, spec: EncoderSpec, device: torch.device) -> Batc
 def masked_loss(model: Any, rows_MH: Tensor, micro: MicroBatch, scale: float) -> tuple[Tensor, Result]:
     """Cross-entropy of the masked tokens, back-propagated through the head into its ``.grad``, times ``scale``.
 
-    ``rows_MH`` are the states at ``micro.positions``. The head runs chunk by chunk, forward and backward, from a leaf that stands for the rows. What remains to be
-    back-propagated through the encoder is the returned scalar, whose gradient is the leaf's: the same numbers as one big
-    backward, without its memory.
+    ``rows_MH`` are the states at ``micro.positions``. The head runs chunk by chunk, forward and backward, from a leaf that
+    stands for them. What remains to be back-propagated through the encoder is the returned scalar, whose gradient is the
+    leaf's: the same numbers as one big backward, without its memory.
     """
     device = rows_MH.device
     targets = torch.from_numpy(micro.targets).to(device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xlm.training.muon import Muon
 from xlm.training.recipe import Optimizer, Schedule, fraction
+from xlm.training.sharding import whole
 
 
 def build_optimizer(model: nn.Module, options: Optimizer) -> torch.optim.Optimizer:
@@ -84,7 +85,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The 2-norm of all gradients together, a scalar tensor (0 when there are none)."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    return whole(torch.nn.utils.get_total_norm(gradients)) if gradients else torch.zeros(())
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], norm: Tensor, limit: float) -> None:

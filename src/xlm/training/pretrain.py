@@ -26,6 +26,7 @@ from xlm.training.optim import rate_factor
 from xlm.training.recipe import Recipe, changed_fields
 from xlm.training.report import Reporter
 from xlm.training.runtime import Processes, Signals, choose_device, processes, use_bf16
+from xlm.training.sharding import whole_model
 from xlm.training.state import Progress, checkpoint_folders, load_checkpoint, save_checkpoint, save_model
 from xlm.training.steps import Cursor, MicroBatch, StepBuilder
 from xlm.training.trainer import Trainer
@@ -108,7 +109,9 @@ class _Run:
         self.validation = Validation(self.builder, self.vocabulary, corpus.valid, corpus.texts, corpus.held_out)
         languages, probabilities = len(self.builder.languages), self.builder.text_probabilities
         self.model = make_model(recipe, self.vocabulary, corpus, languages, probabilities, checkpoint is None)
-        self.model.to(self.device).train()
+        self.model.train()
+        if recipe.parallel == "replicate" or group.world == 1:
+            self.model.to(self.device)  # one that will be cut goes there layer by layer
         size = sum(parameter.numel() for parameter in self.model.parameters())
         where = f"{self.device}" if group.world == 1 else f"{group.world} x {self.device.type}"
         report.tell(f"{type(self.model).__name__}: {size:,} parameters, {'bf16' if bf16 else 'fp32'} on {where}")
@@ -240,7 +243,7 @@ class _Run:
 
     def evaluate(self) -> tuple[dict[str, LanguageScore], dict[str, float]]:
         """Held-out scores, recorded."""
-        if not self.group.first:
+        if not self.group.first and not self.trainer.sharded:
             self.group.wait()
             return {}, {}
         self.model.eval()
@@ -248,6 +251,8 @@ class _Run:
         retrieval = self.validation.retrieval_scores(self.model, self.device)
         self.model.train()
         self.group.wait()
+        if not self.group.first:
+            return {}, {}
         if scores or retrieval:
             count = max(len(scores), 1)
             entry: dict[str, Any] = {"step": self.progress.cursor.step, "kind": "valid", "tokens": self.progress.tokens}
@@ -272,12 +277,11 @@ class _Run:
     def _save(self, last: bool = False) -> int | None:
         """Checkpoint; a failure on the way is survived (the older checkpoint is intact) unless it is the last chance."""
         error: Exception | None = None
-        if self.group.first:
-            try:
-                folder, keep = self.vocabulary.folder, self.recipe.every.keep
-                save_checkpoint(self.output, self.model, self.trainer.optimizer, self.progress, folder, keep)
-            except (OSError, RuntimeError) as failure:  # torch.save reports a full disk as RuntimeError
-                error = failure
+        try:
+            folder, keep = self.vocabulary.folder, self.recipe.every.keep
+            save_checkpoint(self.output, self.model, self.trainer.optimizer, self.progress, folder, keep, self.group)
+        except (OSError, RuntimeError) as failure:  # torch.save reports a full disk as RuntimeError
+            error = failure
         self.group.wait()
         if error and last:
             raise OutputError(
@@ -293,9 +297,10 @@ class _Run:
     def _finish(self) -> Path:
         """The finished model as a folder of its own, replacing an earlier one at once."""
         folder = self.output / "model"
+        model = whole_model(self.model, self.group.first) if self.trainer.sharded else self.model
         if self.group.first:
             with atomic_folder(folder) as temporary:
-                save_model(temporary, self.model, self.vocabulary.folder)
+                save_model(temporary, model, self.vocabulary.folder)
         self.group.wait()
         return folder
 

@@ -204,6 +204,7 @@ class Recipe:
     init: dict[str, Any] = field(default_factory=dict)  # how new weights begin, see ``xlm.training.init``
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the machine computes in it, else fp32
     device: str = "auto"
+    parallel: Literal["replicate", "shard"] = "replicate"  # over processes: each a whole model, or each a part (FSDP2)
     gradient_checkpointing: bool = False  # states of the layers are computed again for backward: less memory, more time
     threads: int | None = bounded(None, low=1)
     max_minutes: float | None = bounded(
@@ -218,7 +219,8 @@ class Recipe:
 
 
 # Where, how long and how loudly a run computes: what may change when it is resumed.
-FREE_FIELDS = ("output", "device", "threads", "max_minutes", "base", "every", "gradient_checkpointing", "data.cache")
+FREE_FIELDS = ("output", "device", "threads", "max_minutes", "base", "every", "data.cache")
+FREE_FIELDS += ("gradient_checkpointing", "parallel")
 
 
 def changed_fields(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
@@ -298,6 +300,10 @@ def check_recipe(recipe: Recipe) -> None:
             f"batch.micro_tokens = {recipe.batch.micro_tokens}: it must hold one sequence of {longest} tokens"
         )
     contrastive = objectives.contrastive
+    if recipe.parallel == "shard" and (contrastive or recipe.optimizer.kind != "adamw"):
+        raise ConfigError(
+            "parallel = 'shard': it trains mlm, tlm and clm with adamw; contrastive and muon need what they compare whole"
+        )
     if contrastive and contrastive.every == 1 and contrastive.alone and (objectives.mlm or objectives.tlm):
         raise ConfigError("objectives.contrastive: alone in every step (every = 1) leaves no step for mlm and tlm")
     schedule = recipe.schedule

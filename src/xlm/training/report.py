@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -55,6 +56,8 @@ class Reporter:
         write_text_atomic(self.output / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.records))
 
     def _open_board(self) -> None:
+        # TensorBoard asks for TensorFlow wherever it is installed, ten seconds and 400 MB for nothing: this says there is none.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         from torch.utils.tensorboard import SummaryWriter
 
         self._board = SummaryWriter(

@@ -1,8 +1,9 @@
 """Checkpoints of a run: complete folders ``checkpoints/step-N``, found, verified, written and pruned.
 
-A folder holds ``model/`` (``save_pretrained`` and the tokenizer: usable as it is), ``optimizer.pt`` (tensors only, by
-parameter name), ``state.json`` (the data's cursor and counters) and ``manifest.json`` with
-every file's sha256. No generator state is stored: all randomness is keyed by seed and step.
+A folder holds ``model/`` (``save_pretrained`` and the tokenizer: usable as it is) and ``optimizer.pt`` (tensors only, by
+parameter name), or, of a model that is cut over processes, both in ``shards/``; ``state.json`` (the data's cursor and
+counters) and ``manifest.json`` with every file's sha256. No generator state is stored: all randomness is keyed by seed
+and step.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ import torch
 from torch import nn
 
 from xlm.data.vocabulary import TOKENIZER_FILES
-from xlm.errors import CheckpointError
+from xlm.errors import CheckpointError, OutputError
 from xlm.training.files import atomic_folder, verify_folder
+from xlm.training.runtime import Processes
+from xlm.training.sharding import SHARDS, fill, is_cut, load_shards, plain_class, save_shards
 from xlm.training.steps import Cursor
 
 FORMAT = 1
@@ -52,14 +56,40 @@ def save_checkpoint(
     progress: Progress,
     tokenizer: Path | None,
     keep: int,
+    group: Processes | None = None,
 ) -> Path:
-    """Write ``checkpoints/step-N`` at once or not at all, then remove all but the newest ``keep``."""
+    """Write ``checkpoints/step-N`` at once or not at all, then remove all but the newest ``keep``.
+
+    All processes of ``group`` call it (None: the caller is alone); a model that is cut over them is written by all.
+    """
+    group = group or Processes()
     folder = output / "checkpoints" / f"step-{progress.cursor.step}"
-    with atomic_folder(folder) as temporary:
-        save_model(temporary / "model", model, tokenizer)
-        torch.save(optimizer_tensors(model, optimizer), temporary / "optimizer.pt")
-        state = {"format": FORMAT, "torch": torch.__version__, **dataclasses.asdict(progress)}
-        (temporary / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
+    cut = any(is_cut(parameter) for parameter in model.parameters())
+    if not cut and not group.first:
+        return folder
+    with ExitStack() as stack:
+        temporary, problem = None, None
+        if group.first:
+            try:
+                temporary = stack.enter_context(atomic_folder(folder))
+            except OSError as error:
+                problem = error
+        if cut:
+            shared = group.share(str(temporary or ""))  # the others must hear of a failure, or they wait
+            if shared:
+                save_shards(Path(shared), model, optimizer)
+            else:
+                problem = problem or OutputError(f"{folder}: the first process cannot write there")
+        if problem is not None:
+            raise problem
+        if temporary is not None:
+            if not cut:
+                save_model(temporary / "model", model, tokenizer)
+                torch.save(optimizer_tensors(model, optimizer), temporary / "optimizer.pt")
+            state = {"format": FORMAT, "torch": torch.__version__, **dataclasses.asdict(progress)}
+            (temporary / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
+    if not group.first:
+        return folder
     for old in checkpoint_folders(output)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     for leftover in folder.parent.glob(".step-*.tmp"):
@@ -91,12 +121,15 @@ def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) 
             else "; there is no other checkpoint: --fresh begins anew"
         )
         raise CheckpointError(f"{error}{advice}") from error
-    loaded = type(model).from_pretrained(folder / "model")
-    source = dict(loaded.named_parameters())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(source[name])
-    restore_optimizer(model, optimizer, torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+    if (folder / SHARDS).is_dir():
+        load_shards(folder, model, optimizer)
+    else:
+        loaded = plain_class(model).from_pretrained(folder / "model")
+        source = dict(loaded.named_parameters())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                fill(parameter, source[name])
+        restore_optimizer(model, optimizer, torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
     return Progress(Cursor(**state["cursor"]), state["tokens"], state["seconds"], state.get("world", 1))
 
 
@@ -113,7 +146,12 @@ def restore_optimizer(
     for name, state in tensors.items():
         if name not in parameters:
             raise CheckpointError(f"optimizer.pt: state of {name!r}, a parameter the model does not have")
-        device = parameters[name].device
-        optimizer.state[parameters[name]] = {
-            key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in state.items()
-        }
+        parameter = parameters[name]
+        restored: dict[str, Any] = {}
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                restored[key] = torch.empty_like(parameter.detach())
+                fill(restored[key], value)
+            else:
+                restored[key] = value.to(parameter.device) if isinstance(value, torch.Tensor) else value
+        optimizer.state[parameter] = restored

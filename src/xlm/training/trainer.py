@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from xlm.training.objectives import Result, contrastive_loss, masked_loss, to_ba
 from xlm.training.optim import build_optimizer, clip_gradients, gradient_norm, set_rate
 from xlm.training.recipe import Recipe
 from xlm.training.runtime import Processes
+from xlm.training.sharding import shard
 from xlm.training.steps import MicroBatch
 
 
@@ -39,7 +41,10 @@ class Trainer:
         self._dump_folder = dump_folder
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        self._fast = make_fast(model, bf16) if device.type == "cpu" else None
+        self.sharded = recipe.parallel == "shard" and group.world > 1
+        if self.sharded:
+            shard(model, device, bf16)
+        self._fast = make_fast(model, bf16) if device.type == "cpu" and not self.sharded else None
         self._words = model.get_input_embeddings().weight
         self.optimizer = build_optimizer(model, recipe.optimizer)
         objectives = recipe.objectives
@@ -61,7 +66,10 @@ class Trainer:
             for name, result in self._backward(micro, targets[micro.objective]):
                 results[name].append(result)
         parameters = list(self.model.parameters())
-        self.group.sum_gradients(parameters)
+        if self.sharded:
+            self._keep_company(len(micros))
+        else:
+            self.group.sum_gradients(parameters)
         norm = gradient_norm(parameters)
         record = {"gradient": float(norm), **self._summary(results)}
         if bad := [name for name, value in record.items() if not math.isfinite(value)]:
@@ -82,7 +90,8 @@ class Trainer:
         losses: list[Tensor] = []
         results: list[tuple[str, Result]] = []
         # On a CPU the operations know what to compute in bf16, see `xlm.training.cpu`.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and self._fast is None):
+        plain = self._fast is None and not self.sharded
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and plain):
             batch = to_batch(micro, self.model.spec, self.device)
             positions = torch.from_numpy(micro.positions).to(self.device)
             if micro.pairs:
@@ -102,6 +111,14 @@ class Trainer:
         if losses:
             torch.stack(losses).sum().backward()
         return results
+
+    def _keep_company(self, done: int) -> None:
+        """Take part in the other processes' passes when this one's are done: layers are gathered by all together."""
+        (most,) = self.group.most([done])
+        eos = np.full(2, self.model.spec.pad_id + 1)
+        nothing = MicroBatch(next(iter(self._weights)), eos, [2], ["none"], eos[:1] * 0, eos[:1], eos * 0)
+        for _ in range(done, int(most)):
+            self._backward(nothing, math.inf)
 
     def _summary(self, results: dict[str, list[Result]]) -> dict[str, float]:
         names = [*self._weights, "mlm_pairs"]
