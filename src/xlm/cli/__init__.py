@@ -41,7 +41,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "corpus": ("corpus", "Make a model"),
     "convert": ("convert", "Look at checkpoints and convert them"),
     "trim": ("trim", "Look at checkpoints and convert them"),
+    "export": ("export", "Look at checkpoints and convert them"),
     "inspect": ("inspect", "Look at checkpoints and convert them"),
+    "quantize": ("quantize", "Look at checkpoints and convert them"),
     "doctor": ("doctor", "About this installation"),
     "version": ("version", "About this installation"),
 }

@@ -21,6 +21,7 @@ EXTRAS = {
     "train": ("matplotlib", "tensorboard"),
     "convert": ("h5py",),
     "serve": ("fastapi", "uvicorn", "prometheus-client"),
+    "openvino": ("openvino",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "eval": ("matplotlib", "sacrebleu", "scikit-learn"),
     "zh": ("jieba",),
@@ -80,6 +81,9 @@ def torch_facts() -> dict[str, object]:
         "threads": f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})",
         "cpu kernels": torch.backends.cpu.get_cpu_capability(),
     }
+    from xlm.backends.torch.ops_cpu import choices
+
+    facts["engine"] = choices()
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     facts["gpus"] = ", ".join(names) if names else "none"
     return facts

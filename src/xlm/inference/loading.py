@@ -11,6 +11,8 @@ import torch
 from xlm.assets import BUNDLED, bundled_folder
 from xlm.backends.torch.auto import AutoModel, AutoModelForMaskedLM
 from xlm.backends.torch.models import MODELS
+from xlm.backends.torch.placement import make_invariant, use_gpu
+from xlm.checkpoints.quantized import METHOD
 from xlm.errors import CheckpointError, ConfigError
 from xlm.families.auto import AutoConfig
 from xlm.families.registry import family_of
@@ -52,30 +54,38 @@ class Loaded:
     dtype: str
     device: torch.device
     embedding: Embedding
+    compiled: bool = False
 
 
-def load_parts(path_or_name: str | Path | None, dtype: str, device: str | None) -> Loaded:
+def load_parts(
+    path_or_name: str | Path | None,
+    dtype: str | None,
+    device: str | None,
+    batch_invariant: bool = False,
+    compiled: bool = False,
+) -> Loaded:
     """Load model and tokenizer; arguments and errors as in :func:`xlm.load`."""
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}: it must be one of {', '.join(DTYPES)}")
     place = find_device(device)
     folder = bundled_folder() if path_or_name is None else resolve(path_or_name)
     config = AutoConfig.from_pretrained(folder)
+    if dtype is None:
+        dtype = "int8" if is_quantized(config) and place.type == "cpu" else "float32"
+    if dtype == "int8" and place.type != "cpu":
+        raise ConfigError(f"dtype is 'int8' and device is {str(place)!r}: int8 is for the CPU")
+    if compiled and (place.type != "cuda" or batch_invariant):
+        raise ConfigError(f"compile=True with device {str(place)!r}: it needs a GPU, and excludes batch_invariant")
     family = family_of(config)
     torch_dtype, quantization = DTYPES[dtype]
     options: dict[str, Any] = {"dtype": torch_dtype, "quantization": quantization}
     if place.type == "cpu":
         options["for_inference"] = True
-    known = [name for name in config.architectures or () if name in MODELS and name != f"{family.class_prefix}Model"]
-    if known and MODELS[known[0]].config_class is family.config_class:
-        model = MODELS[known[0]].from_pretrained(folder, **options)
-    elif any(name.endswith(_LM_ENDINGS) for name in config.architectures or ()):  # of another family's name
-        model = AutoModelForMaskedLM.from_pretrained(folder, **options)
-    else:
-        if family.pooler:
-            options["add_pooling_layer"] = False
-        model = AutoModel.from_pretrained(folder, **options)
-    model = model.eval().requires_grad_(False).to(place)
+    model = documented_model(folder, config, **options).eval().requires_grad_(False).to(place)
+    if place.type == "cuda":
+        use_gpu(model)
+    if batch_invariant:
+        make_invariant(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     name = BUNDLED if path_or_name is None else str(path_or_name)
     spec = family.spec(config)
@@ -84,7 +94,31 @@ def load_parts(path_or_name: str | Path | None, dtype: str, device: str | None) 
             f"{name}: the tokenizer has {len(tokenizer):,} ids, the model's table {spec.vocab_size:,} rows: "
             "they do not belong together"
         )
-    return Loaded(model, tokenizer, spec, name, dtype, place, read_embedding(Path(folder)))
+    return Loaded(model, tokenizer, spec, name, dtype, place, read_embedding(Path(folder)), compiled)
+
+
+def is_quantized(config: Any) -> bool:
+    """Whether a folder's weights were written by ``xlm quantize``."""
+    return (getattr(config, "quantization_config", None) or {}).get("quant_method") == METHOD
+
+
+def documented_model(folder: str | Path, config: Any, **options: Any) -> Any:
+    """The documented class that a config names, loaded; an encoder without a pooler where it names none."""
+    family = family_of(config)
+    known = [name for name in config.architectures or () if name in MODELS and name != f"{family.class_prefix}Model"]
+    if known and MODELS[known[0]].config_class is family.config_class:
+        return MODELS[known[0]].from_pretrained(folder, **options)
+    if any(name.endswith(_LM_ENDINGS) for name in config.architectures or ()):  # of another family's name
+        return AutoModelForMaskedLM.from_pretrained(folder, **options)
+    if family.pooler:
+        options["add_pooling_layer"] = False
+    return AutoModel.from_pretrained(folder, **options)
+
+
+def load_documented(folder: str | Path, dtype: torch.dtype) -> Any:
+    """The documented model of a folder, as it is computed everywhere, for inference on the CPU."""
+    config = AutoConfig.from_pretrained(folder)
+    return documented_model(folder, config, dtype=dtype).eval().requires_grad_(False)
 
 
 def find_device(device: str | None) -> torch.device:

@@ -1,0 +1,86 @@
+"""Exports: opened again, equal to the model, refused when they are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from xlm.errors import CheckpointError, ConfigError, OutputError
+from xlm.inference import export as module
+from xlm.inference.export import export
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+ALL = [pytest.param(h, marks=() if h is tiny.ONE_A_FAMILY[1] else pytest.mark.slow, id=str(h)) for h in tiny.HEADS]
+
+
+@pytest.fixture
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A tiny model's folder."""
+    tiny.model(request.param).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("saved", ALL, indirect=True)
+def test_onnx_answers_as_the_model_does(saved: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = export(saved, tmp_path / "out")
+    assert done.cosine > 0.999999 and done.difference < 1e-4
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"model.onnx", "config.json", "export.json"}
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    choices = (2,) if "MultipleChoice" in str(json.loads((saved / "config.json").read_text())["architectures"]) else ()
+    given = {name: np.ones((4, *choices, 11), np.int64) for name in done.inputs}
+    assert len(session.run(None, given)) == len(done.outputs)
+
+
+@pytest.mark.parametrize("saved", ALL, indirect=True)
+def test_torch_export_answers_as_the_model_does(saved: Path, tmp_path: Path) -> None:
+    done = export(saved, tmp_path / "out", "torch-export")
+    assert done.difference < 1e-5
+    assert torch.export.load(tmp_path / "out" / "model.pt2") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_smaller_types(dtype: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    done = export(None, tmp_path / "out", "onnx", dtype)
+    assert done.cosine > 0.99
+    assert done.bytes < 20_000_000
+
+
+@pytest.mark.slow
+def test_openvino(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    assert export(None, tmp_path / "out", "openvino").cosine > 0.999999
+
+
+@pytest.mark.parametrize("saved", [tiny.ONE_A_FAMILY[1]], indirect=True)
+def test_what_differs_is_not_written(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = module._WRITERS["torch-export"]
+
+    def wrong(*given: object) -> object:
+        name, opened = writer(*given)
+        run = opened()
+        return name, lambda: lambda values: [1.1 * one + 0.3 for one in run(values)]
+
+    monkeypatch.setitem(module._WRITERS, "torch-export", wrong)
+    with pytest.raises(CheckpointError, match=r"differs from the model: least cosine 0\."):
+        export(saved, tmp_path / "out", "torch-export")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="format is 'tflite'"):
+        export(None, tmp_path / "x", "tflite")
+    with pytest.raises(ConfigError, match="int8 is exported to onnx only"):
+        export(None, tmp_path / "x", "torch-export", "int8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    with pytest.raises(OutputError, match="not an empty folder"):
+        export(None, tmp_path / "full")
