@@ -153,9 +153,9 @@ class Attention(keras.layers.Layer):
 
 
 def _select(layer: keras.layers.Dense, keep: np.ndarray, axis: int) -> keras.layers.Dense:
-    kernel = np.take(keras.ops.convert_to_numpy(layer.kernel), keep, axis=axis)
-    bias = keras.ops.convert_to_numpy(layer.bias)
-    new = dense(*kernel.shape, layer.name, layer.dtype_policy)
+    kernel = np.take(np.asarray(layer.kernel), keep, axis=axis)
+    bias = np.asarray(layer.bias)
+    new: Any = dense(kernel.shape[0], kernel.shape[1], layer.name, layer.dtype_policy)
     new.kernel.assign(kernel)
     new.bias.assign(bias[keep] if axis == 1 else bias)
     new.trainable = layer.trainable

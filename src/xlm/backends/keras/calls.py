@@ -19,6 +19,13 @@ from xlm.errors import InputError
 PLAIN = ("use_cache", "output_attentions", "output_hidden_states", "return_dict", "training", "cache")
 
 
+class Box:
+    """Holds a dictionary so that Keras does not look into it: XLM's cache mixes tensors and numbers."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
 def documented(call: Callable[..., Any]) -> Callable[..., Any]:
     """Let the first argument of a documented ``call`` also be a mapping of the others, or a list of them in order."""
 
@@ -57,10 +64,14 @@ def arguments(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     if unknown := given.keys() - set(names):
         raise InputError(f"{', '.join(sorted(unknown))}: not among the arguments {', '.join(names)}")
     return {
-        name: value if name in PLAIN else keras.tree.map_structure(_tensor, _plain(value))
+        name: _unboxed(value) if name in PLAIN else keras.tree.map_structure(_tensor, _plain(value))
         for name, value in given.items()
         if value is not None
     }
+
+
+def _unboxed(value: Any) -> Any:
+    return value.content if isinstance(value, Box) else value
 
 
 def _by_name(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
@@ -96,9 +107,10 @@ def _register(cls: type[Any]) -> None:
         names = tuple(name for name in output if output[name] is not None)
         return [output[name] for name in names], names
 
-    optree.register_pytree_node(
-        cls, take_apart, lambda names, values: cls(**dict(zip(names, values, strict=True))), namespace="keras"
-    )
+    def put_together(names: Any, values: Any) -> Any:
+        return cls(**dict(zip(names, values, strict=True)))
+
+    optree.register_pytree_node(cls, take_apart, put_together, namespace="keras")
 
 
 for _output in vars(xlm.outputs).values():

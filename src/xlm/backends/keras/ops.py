@@ -87,7 +87,8 @@ def norm(layer: keras.layers.LayerNormalization, x: Tensor) -> Tensor:
     """Layer normalisation of the last axis, in float32 at least."""
     wide = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
     mean, variance = tf.nn.moments(wide, -1, keepdims=True)
-    gamma, beta = (tf.cast(w, wide.dtype) for w in (layer.gamma.value, layer.beta.value))
+    variables: tuple[Any, Any] = (layer.gamma, layer.beta)
+    gamma, beta = (tf.cast(variable.value, wide.dtype) for variable in variables)
     return tf.cast(tf.nn.batch_normalization(wide, mean, variance, beta, gamma, layer.epsilon), x.dtype)
 
 

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from xlm.backends.keras import saved, weights
-from xlm.backends.keras.calls import PLAIN, arguments
+from xlm.backends.keras.calls import PLAIN, Box, arguments
 from xlm.backends.keras.ops import Table, Tensor
 from xlm.errors import ConfigError, InputError
 from xlm.families.config import PretrainedConfig
@@ -81,6 +81,8 @@ class TFPreTrainedModel(keras.Model):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call with keywords, a list of arrays in order, or one mapping; see ``call``."""
         given = arguments(type(self).call, args, kwargs)
+        if "cache" in given:
+            given["cache"] = Box(given["cache"])
         return super().__call__(
             {name: value for name, value in given.items() if name not in PLAIN},
             **{name: value for name, value in given.items() if name in PLAIN},
@@ -193,7 +195,7 @@ class TFPreTrainedModel(keras.Model):
 
     def _fill_rows(self, new: Any, old: Any) -> None:
         kept = min(new.shape[0], old.shape[0])
-        fresh = keras.random.normal((new.shape[0] - kept, new.shape[1]), stddev=self.spec.embedding_init_std)
+        fresh: Any = keras.random.normal((new.shape[0] - kept, new.shape[1]), stddev=self.spec.embedding_init_std)
         new.assign(tf.concat([old.value[:kept], tf.cast(fresh, old.dtype)], axis=0))
 
     def _resize_head(self, count: int) -> None:
@@ -262,8 +264,8 @@ class TFPreTrainedModel(keras.Model):
     def _by_label(self, y: Any) -> dict[str, Any]:
         names = [name for name in LABELS if name in _parameters(self)]
         if isinstance(y, Mapping):
-            logits = {LABELS[name]: name for name in names}
-            return {logits.get(key, key): value for key, value in y.items()}
+            logits: dict[Any, str] = {LABELS[name]: name for name in names}
+            return {logits.get(key, str(key)): value for key, value in y.items()}
         if len(names) == 1:
             return {names[0]: y}
         return dict(zip(names, y, strict=True))
@@ -281,7 +283,7 @@ class TFPreTrainedModel(keras.Model):
             own = own * tf.cast(sample_weight, own.dtype)
         return tf.add_n([tf.reduce_mean(own), *(tf.cast(more, own.dtype) for more in self.losses)])
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The compiled metrics of the logits."""
         return super().compute_metrics(x, *_matched(y, y_pred), sample_weight)
 

@@ -47,7 +47,7 @@ def export(
             for name, value in output.items()
         }
 
-    archive = keras.export.ExportArchive()
+    archive: Any = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serving_default", serve, input_signature=[wanted])
     archive.write_out(str(folder), verbose=bool(verbose))

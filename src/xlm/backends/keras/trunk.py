@@ -98,7 +98,7 @@ class TrunkModel(TFPreTrainedModel):
         whole = call.cache is not None
         new = total - past if whole else total
 
-        def recent(x: Tensor | None) -> Tensor | None:
+        def recent(x: Any) -> Any:
             return x if x is None or not whole else x[:, total - new :]
 
         positions = self._positions(call, full, batch, total, 0 if whole else past)
@@ -200,7 +200,7 @@ class TrunkModel(TFPreTrainedModel):
         return tf.tile(places[None], (batch, 1))
 
     @staticmethod
-    def _rows(name: str, value: Tensor | None, batch: Any, total: Any) -> Any:
+    def _rows(name: str, value: Any, batch: Any, total: Any) -> Any:
         if value is None:
             return None
         if value.shape.rank == 1:

@@ -107,12 +107,10 @@ def initialise(model: Any, names: Iterable[str] | None = None) -> None:
         else:
             if isinstance(weight.layer, Table) and "embeddings." in name:
                 scale = spec.embedding_init_std
-            values = keras.random.normal(variable.shape, stddev=scale, dtype="float32")
+            values: Any = keras.random.normal(variable.shape, stddev=scale, dtype="float32")
             pad = getattr(weight.layer, "pad", None)
             if pad is not None:
-                values = values * keras.ops.reshape(
-                    keras.ops.cast(keras.ops.arange(values.shape[0]) != pad, "float32"), (-1, 1)
-                )
+                values *= (np.arange(variable.shape[0])[:, None] != pad).astype(np.float32)
             variable.assign(values)
 
 
