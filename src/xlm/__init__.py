@@ -20,6 +20,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "CheckpointError",
         "DataError",
         "OutputError",
+        "QualityError",
         "MissingExtraError",
     ),
     "xlm.families": (

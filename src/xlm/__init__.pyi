@@ -107,6 +107,7 @@ from xlm.errors import DataError as DataError
 from xlm.errors import InputError as InputError
 from xlm.errors import MissingExtraError as MissingExtraError
 from xlm.errors import OutputError as OutputError
+from xlm.errors import QualityError as QualityError
 from xlm.errors import XLMError as XLMError
 from xlm.evaluation.run import evaluate as evaluate
 from xlm.families import AutoConfig as AutoConfig

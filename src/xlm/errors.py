@@ -31,6 +31,10 @@ class OutputError(XLMError, OSError):
     """Something could not be written; what was there before is intact."""
 
 
+class QualityError(XLMError, ValueError):
+    """A model would become worse than asked for; nothing was written."""
+
+
 class MissingExtraError(XLMError, ImportError):
     """An optional dependency is absent; the message names the extra that installs it."""
 

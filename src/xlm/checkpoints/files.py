@@ -8,6 +8,7 @@ from pathlib import Path
 
 from xlm.atomic import write_bytes, write_json, write_text
 from xlm.checkpoints.checkpoint import Checkpoint, Stored
+from xlm.checkpoints.quantized import widened
 from xlm.checkpoints.shards import check_contents, read_index
 from xlm.checkpoints.tensorfile import TensorFile, map_file, refuse_impostor
 from xlm.checkpoints.writer import save_safetensors
@@ -95,10 +96,10 @@ def open_checkpoint(
         option = f"allow_pickle={allow_pickle}, use_safetensors={use_safetensors}"
         raise CheckpointError(f"{weights}: is not a safetensors file, and others are refused by {option}")
     if weights.name.endswith(".index.json"):
-        return _open_sharded(path, weights)
+        return widened(_open_sharded(path, weights))
     checkpoint = _reader(weights)(weights)
     checkpoint.path = path
-    return checkpoint
+    return widened(checkpoint)
 
 
 def _open_sharded(path: Path, index: Path) -> Checkpoint:

@@ -26,7 +26,7 @@ def answer(
     unanswerable: Annotated[bool, typer.Option("--unanswerable", help="Allow the answer that there is none.")] = False,
     file: InputFileOption = None,
     jsonl: JsonlOption = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -22,7 +22,7 @@ def choose(
     file: InputFileOption = None,
     jsonl: JsonlOption = False,
     truncate: TruncateOption = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -21,7 +21,10 @@ ModelOption = Annotated[
         "--model", "-m", metavar="PATH|NAME", help="A folder, or a name on the hub. Default: the bundled model."
     ),
 ]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="Weights in memory: float32, bfloat16 or int8.")]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Weights in memory: float32, bfloat16 or int8. Default: float32, or as quantized."),
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, … Default: a GPU if there is one.")
 ]

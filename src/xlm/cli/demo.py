@@ -32,7 +32,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the picture goes.")] = Path(
         "demo"
     ),
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Fill masks in many languages, find translations, measure the speed.

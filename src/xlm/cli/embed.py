@@ -44,7 +44,7 @@ def embed(
         typer.Option("--output", "-o", metavar="PATH.npy", help="Write the vectors (n, hidden) as float32."),
     ] = None,
     truncate: TruncateOption = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -50,7 +50,7 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option("--report", "-o", metavar="DIR", help="Write tables, plot and errors as HTML there.")
     ] = None,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
     listed: Annotated[bool, typer.Option("--list", help="Show the benchmarks and end.")] = False,

@@ -33,7 +33,7 @@ def fill_mask(
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many candidates for each mask.")] = 5,
     file: FileOption = None,
     truncate: TruncateOption = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:

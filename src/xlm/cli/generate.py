@@ -26,7 +26,7 @@ def generate(
     seed: Annotated[int | None, typer.Option("--seed", help="Of drawn tokens.")] = None,
     file: InputFileOption = None,
     jsonl: JsonlOption = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -30,7 +30,7 @@ def rerank(
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="How many to show. Default: all.")] = None,
     file: FileOption = None,
     truncate: TruncateOption = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:

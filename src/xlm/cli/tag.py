@@ -28,7 +28,7 @@ def tag(
     model: ModelOption = None,
     file: InputFileOption = None,
     jsonl: JsonlOption = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xlm.backends.torch.buckets import Bucketed
 from xlm.batches.batch import Batch
 from xlm.batches.packing import pack, split_budget
 from xlm.errors import InputError
@@ -34,8 +35,9 @@ Pack = tuple[list[int], list[int], Tensor]
 """Indices of rows, their lengths, and their states (tokens, hidden) end to end."""
 Packs = Callable[[Sequence[Sequence[int]]], Iterator[Pack]]
 
-TOKENS_A_PACK = 4096
-"""Tokens that run at once: enough to keep the cores busy, little enough for any machine's memory."""
+TOKENS_A_PACK = 1024
+"""Tokens that run at once on a CPU: enough to keep the cores busy, little enough to stay in their caches."""
+TOKENS_A_PACK_GPU = 65536
 MASKS_AT_ONCE = 64
 """Rows of logits that exist at once: 64 rows of XLM-R's 250,002 are 64 MB."""
 
@@ -49,6 +51,7 @@ class Engine(Answers):
         device: where they are.
         max_tokens: the longest input in tokens, special ones included.
         hidden_size: the width of states and embeddings.
+        computed_by: which operations were chosen for this processor.
         tasks: what the model can be asked: ``embed``, ``fill-mask``, ``classify``, ...
     """
 
@@ -64,6 +67,8 @@ class Engine(Answers):
         self.tasks = tasks_of(parts.model)
         self._tokens: list[str] = []
         self._packs: Packs = self._own_packs
+        self._states: Callable[[Batch], Tensor] = Bucketed(parts.model) if parts.compiled else parts.model.states
+        self.computed_by: str = parts.model.computed_by
 
     def __repr__(self) -> str:
         return f"Engine({self.name!r}, dtype={self.dtype!r}, device={str(self.device)!r})"
@@ -177,6 +182,21 @@ class Engine(Answers):
                 found[index] = {"text": masked[index].text, "masks": answers}
         return found
 
+    def ids(self, inputs: Sequence[Input], *, truncate: bool = False) -> list[list[int]]:
+        """The ids of every input, special tokens included."""
+        return self._rows(inputs, truncate=truncate)
+
+    def guesses(self, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The language-model head's first guess at chosen places of rows of ids; no other place is scored."""
+        found: list[list[int]] = [[] for _ in rows]
+        for members, lengths, states in self._packs(rows):
+            starts = np.cumsum([0, *lengths[:-1]])
+            chosen = [s + p for s, i in zip(starts, members, strict=True) for p in places[i]]
+            best = (int(row.argmax()) for row in self._logits(states[torch.as_tensor(chosen, device=states.device)]))
+            for index in members:
+                found[index] = [next(best) for _ in places[index]]
+        return found
+
     def truncated(self, inputs: Sequence[Input]) -> list[int]:
         """The indices of inputs that are longer than the model, and so would be cut."""
         return [
@@ -214,10 +234,11 @@ class Engine(Answers):
         Rows of one length stand together, which is what packed attention is quick at.
         """
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-        for start, end in split_budget([len(rows[index]) for index in order], TOKENS_A_PACK):
+        budget = TOKENS_A_PACK if self.device.type == "cpu" else TOKENS_A_PACK_GPU
+        for start, end in split_budget([len(rows[index]) for index in order], budget):
             members = order[start:end]
             ids, lengths = pack([np.asarray(rows[index]) for index in members])
-            yield members, lengths, self.model.states(Batch.packed(torch.as_tensor(ids, device=self.device), lengths))
+            yield members, lengths, self._states(Batch.packed(torch.as_tensor(ids, device=self.device), lengths))
 
     @torch.inference_mode()
     def _logits(self, states: Tensor) -> Iterator[Floats]:
@@ -232,19 +253,30 @@ class Engine(Answers):
         return self._tokens
 
 
-def load(path_or_name: str | Path | None = None, dtype: str = "float32", device: str | None = None) -> Engine:
+def load(
+    path_or_name: str | Path | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    *,
+    batch_invariant: bool = False,
+    compile: bool = False,
+) -> Engine:
     """Load a model with its tokenizer.
 
     Args:
         path_or_name: a folder, or a name on the hub; an existing folder wins. ``None``: the model in the package.
         dtype: of the weights: ``float32``, ``bfloat16``, or ``int8`` (a byte a weight in the encoder's matrices; CPU only).
+            ``None``: int8 for a folder of ``xlm quantize``, else float32.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``None``: a GPU if there is one.
+        batch_invariant: what is computed for a text never depends on the others of a call, to the last bit of float32;
+            without it only within rounding. Slower.
+        compile: on a GPU, compile the encoder; the first calls take minutes, the later ones are faster.
 
     Raises:
         CheckpointError: not a checkpoint, damaged, or a model that does not fit its config.
-        ConfigError: an unknown ``dtype`` or a device that is not there.
+        ConfigError: an unknown ``dtype``, a device that is not there, or ``compile`` without a GPU.
     """
-    return Engine(load_parts(path_or_name, dtype, device))
+    return Engine(load_parts(path_or_name, dtype, device, batch_invariant, compile))
 
 
 def _to_numpy(tensor: Tensor) -> Floats:

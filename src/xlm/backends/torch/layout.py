@@ -37,10 +37,26 @@ class Ragged:
     causal: bool = False
     row_mask: None = None
     runs: tuple[tuple[int, int, int], ...] = field(default=())
+    longest: int = 0
+    """Tokens of the longest sequence, or any larger number."""
+    offsets: Tensor | None = None
+    """(sequences + 1,) int32: where each sequence begins, and the end; made from the lengths where it is not given."""
 
     @classmethod
     def of(cls, lengths: tuple[int, ...], causal: bool) -> Ragged:
-        return cls(lengths, causal, None, tuple(equal_runs(lengths)))
+        return cls(lengths, causal, None, tuple(equal_runs(lengths)), max(lengths, default=0))
+
+    @classmethod
+    def at(cls, offsets: Tensor, longest: int, causal: bool) -> Ragged:
+        """A layout known by tensors alone, so that a compiled graph serves every batch of the same sizes."""
+        return cls((), causal, None, (), longest, offsets)
+
+    def offsets_on(self, device: torch.device) -> Tensor:
+        """:attr:`offsets` as a tensor on a device."""
+        if self.offsets is not None:
+            return self.offsets
+        ends = torch.tensor((0, *self.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return ends.to(device, non_blocking=True)
 
 
 Layout = Padded | Ragged

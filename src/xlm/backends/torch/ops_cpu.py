@@ -41,15 +41,23 @@ def has_vnni() -> bool:
 
 
 def choose(dtype: torch.dtype, quantized: bool) -> tuple[Operations | None, str]:
-    """The best table for weights stored in ``dtype``, and what it is called; ``None``: PyTorch's own."""
+    """The best table for weights stored in ``dtype``, and its name and reason; ``None``: PyTorch's own."""
     if quantized:
         if has_vnni():
-            return Int8(has_bf16()), "oneDNN int8, packed; activations quantized row by row"
-        return Widening(), "int8 weights, float32 products"
+            return Int8(has_bf16()), "oneDNN int8, packed; activations quantized row by row (AVX-512 VNNI)"
+        return Widening(), "int8 weights, float32 products (no AVX-512 VNNI)"
     if dtype == torch.bfloat16:
         if has_bf16():
-            return Packed(), "oneDNN bfloat16, packed"
-        return Widening(), "bfloat16 weights, float32 products"
-    if dtype == torch.float32 and has_avx512():
-        return Packed(), "oneDNN float32, packed"
+            return Packed(), "oneDNN bfloat16, packed (the processor multiplies bfloat16)"
+        return Widening(), "bfloat16 weights, float32 products (no AVX-512 BF16, no AMX)"
+    if dtype == torch.float32:
+        if has_avx512():
+            return Packed(), "oneDNN float32, packed (AVX-512)"
+        return None, "PyTorch float32 (no AVX-512)"
     return None, "PyTorch " + str(dtype).removeprefix("torch.")
+
+
+def choices() -> dict[str, str]:
+    """What is chosen here for each dtype of ``xlm.load``, and why."""
+    cases = {"float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False), "int8": (torch.bfloat16, True)}
+    return {name: choose(*case)[1] for name, case in cases.items()}

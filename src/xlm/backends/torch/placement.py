@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xlm.backends.torch import ops_cpu
 from xlm.backends.torch.attention import SelfAttention
 from xlm.backends.torch.ops import Operations
 from xlm.backends.torch.ops_int8 import Int8
+from xlm.backends.torch.ops_invariant import Invariant
 from xlm.backends.torch.ops_packed import Packed
 from xlm.backends.torch.ops_widening import Widening, quantize_linear
 from xlm.errors import CheckpointError, ConfigError
@@ -61,9 +62,10 @@ class Placement:
                 self._groups |= dict.fromkeys(three, three)
         self._waiting: dict[nn.Module, Callable[[], None]] = {}
 
-    def dtype_of(self, name: str, dtype: torch.dtype | None) -> torch.dtype | None:
-        """What a parameter becomes while it is read: what will be quantized is not rounded before."""
-        return None if self.quantization and self._module(name) is not None else dtype
+    def dtype_of(self, name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype | None:
+        """What a parameter becomes while it is read: what will be quantized, or is a vector beside it, is not rounded."""
+        exact = self.quantization and (tensor.ndim < 2 or self._module(name) is not None)
+        return None if exact else dtype
 
     def _module(self, name: str) -> nn.Linear | None:
         """The encoder's linear layer whose weight has this name."""
@@ -94,6 +96,7 @@ class Placement:
             source: the open checkpoint.
             names: our parameter names -> names in the checkpoint.
         """
+        self.model.computed_by = self.name
         if self.ops is not None:
             use(self.model, self.ops)
         if isinstance(self.ops, Int8):
@@ -139,6 +142,21 @@ class Placement:
         for i, layer in enumerate(layers):
             layer.register_forward_pre_hook(before(i))
             layer.register_forward_hook(after(i))
+
+
+def use_gpu(model: PreTrainedModel) -> None:
+    """Let a model on a GPU compute packed batches without padding."""
+    from xlm.backends.torch.ops_cuda import Cuda
+
+    ops = Cuda()
+    ops.join(model.encoder_host.encoder)
+    use(model, ops)
+    model.computed_by = "CUDA: packed attention in bfloat16 and float16, runs of equal length in float32"
+
+
+def make_invariant(model: PreTrainedModel) -> None:
+    """Let a model compute every sequence as if it were alone, to the last bit, whatever table it computes with."""
+    use(model, Invariant(model.encoder_host.encoder.ops))
 
 
 def use(model: PreTrainedModel, ops: Operations) -> None:

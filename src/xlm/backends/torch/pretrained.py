@@ -33,6 +33,8 @@ class PreTrainedModel(nn.Module):
     new_head: ClassVar[tuple[str, ...]] = ()
     """Prefixes of head tensors that a checkpoint may lack: they start fresh and the report says so."""
     accepts_loss_kwargs: ClassVar[bool] = False
+    computed_by: str = "PyTorch"
+    """Which operations were chosen for this processor when the model was loaded for inference."""
     is_parallelizable: ClassVar[bool] = False
     _no_split_modules: ClassVar[list[str]] = ["Layer"]
     _tp_plan: ClassVar[dict[str, str]] = {}

@@ -84,15 +84,17 @@ class TrunkModel(PreTrainedModel):
             states = self.run(call).states.reshape(-1, self.spec.hidden_size)
             return states if rows is None else states.index_select(0, rows)
         assert batch.lengths is not None
-        spec, ids = self.spec, batch.ids
-        check_ids("input_ids", ids, spec.vocab_size, "the vocabulary")
-        layout = Ragged.of(batch.lengths, spec.is_decoder or spec.causal_only if causal is None else causal)
+        layout = Ragged.of(batch.lengths, self.spec.is_decoder or self.spec.causal_only)
+        return self.encoder(self.embed(batch), layout, rows=rows)[0]
+
+    def embed(self, batch: Batch) -> Tensor:
+        """The first states (tokens, hidden) of a packed batch."""
+        ids = batch.ids
+        check_ids("input_ids", ids, self.spec.vocab_size, "the vocabulary")
         positions = self._packed_positions(batch) if batch.position_ids is None else batch.position_ids
         self._check_extra(positions, batch.token_type_ids, batch.languages)
-        embedded = self.embeddings(
-            self.embeddings.word_embeddings(ids), positions, batch.token_type_ids, batch.languages, None
-        )
-        return self.encoder(embedded, layout, rows=rows)[0]
+        words = self.embeddings.word_embeddings(ids)
+        return self.embeddings(words, positions, batch.token_type_ids, batch.languages, None)
 
     def _packed_positions(self, batch: Batch) -> Tensor:
         assert batch.lengths is not None

@@ -1,0 +1,73 @@
+"""A table of operations whose results for a sequence do not depend, to the last bit, on what runs beside it.
+
+Kernels choose how they sum by the number of rows. Here every product runs on blocks of one fixed number of rows, and
+attention on one sequence at a time; what remains (norms, activations, sums) goes row by row anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xlm.backends.torch.layout import Ragged
+from xlm.backends.torch.ops import Operations
+
+_ROWS = 64
+"""Rows of every product."""
+
+
+class Invariant(Operations):
+    """Another table's operations, block by block."""
+
+    def __init__(self, inner: Operations) -> None:
+        self.inner = inner
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.inner.enter(x)
+
+    def norm(self, module: nn.Module, x: Tensor) -> Tensor:
+        return self.inner.norm(module, x)
+
+    def linear(self, module: nn.Module, x: Tensor) -> Tensor:
+        return _blocks(lambda part: self.inner.linear(module, part), x)
+
+    def linear_act(self, module: nn.Module, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        return _blocks(lambda part: self.inner.linear_act(module, part, act), x)
+
+    def linear_add(self, module: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
+        return _blocks(lambda part, rest: self.inner.linear_add(module, part, rest, dropout), x, residual)
+
+    def linear_add_norm(
+        self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
+    ) -> Tensor:
+        return self.norm(norm, self.linear_add(module, x, residual, dropout))
+
+    def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = _blocks(lambda part: torch.cat(self.inner.qkv(query, key, value, part), 1), x).chunk(3, dim=1)
+        return q, k, v
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, causal: bool = False
+    ) -> Tensor:
+        return self.inner.attention(q, k, v, bias, dropout, causal)
+
+    def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
+        alone = tuple((start + i * length, 1, length) for start, count, length in layout.runs for i in range(count))
+        return self.inner.ragged_attention(q, k, v, heads, replace(layout, runs=alone), dropout)
+
+
+def _blocks(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """``run`` on blocks of rows, the last one filled up with zeros."""
+    count = inputs[0].shape[0]
+    parts: list[Any] = []
+    for start in range(0, count, _ROWS):
+        block = [x[start : start + _ROWS] for x in inputs]
+        short = _ROWS - block[0].shape[0]
+        if short:
+            block = [torch.cat([x, x.new_zeros(short, x.shape[1])]) for x in block]
+        parts.append(run(*block)[: _ROWS - short])
+    return torch.cat(parts) if parts else run(*inputs)

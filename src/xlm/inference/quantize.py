@@ -1,0 +1,200 @@
+"""Folders with int8 weights, and what they cost in quality: measured per language against float32 before they are written.
+
+    cosine       of a text's token states, int8 against float32: mean over the texts' tokens
+    retrieval    how often the nearest other text, over all languages, is the same
+    mask         how often the first guess for a hidden token is the same (models with a language-model head)
+
+The bars hold for the mean over languages of agreements, which a handful of sentences a language gives, and for the cosine
+of every language.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from xlm.assets import DEMO_TEXTS, bundled_folder
+from xlm.atomic import make_folder, write_text
+from xlm.backends.torch.ops_widening import quantize_linear
+from xlm.backends.torch.weights import array_of
+from xlm.checkpoints.files import save_safetensors
+from xlm.checkpoints.published import to_theirs
+from xlm.checkpoints.quantized import METHOD, SCALE
+from xlm.data.readers import read_lines
+from xlm.errors import DataError, InputError, QualityError
+from xlm.families.auto import AutoConfig
+from xlm.hub import resolve
+from xlm.inference.engine import Engine, load
+from xlm.inference.loading import documented_model
+from xlm.tasks.retrieve import normalized
+from xlm.tokenizers import AutoTokenizer
+
+REPORT = "quantization.json"
+"""The measured quality, beside the weights."""
+_HIDE_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Bars:
+    """The least that int8 must keep."""
+
+    cosine: float = 0.99
+    retrieval: float = 0.9
+    mask: float = 0.9
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What int8 keeps of one language's answers."""
+
+    language: str
+    texts: int
+    cosine: float
+    retrieval: float
+    mask: float | None
+
+
+def bundled_texts() -> dict[str, list[str]]:
+    """Language -> the sentences of the demo, which say the same in every language."""
+    found: dict[str, list[str]] = {}
+    for group in tomllib.loads(DEMO_TEXTS.read_text("utf-8"))["same"]:
+        for language, text in group.items():
+            if language != "shown":
+                found.setdefault(language.capitalize(), []).append(text)
+    return found
+
+
+def compare(exact: Engine, quantized: Engine, texts: Mapping[str, Sequence[str]]) -> list[Quality]:
+    """The quality of one engine against another, for each language.
+
+    Raises:
+        InputError: fewer than two texts.
+    """
+    every = [text for group in texts.values() for text in group]
+    if len(every) < 2:
+        raise InputError(f"texts: {len(every)} given: at least 2 are needed to compare what is nearest")
+    states = [engine.encode(every, truncate=True) for engine in (exact, quantized)]
+    cosines = [float((normalized(a) * normalized(b)).sum(1).mean()) for a, b in zip(*states, strict=True)]
+    nearest = []
+    for own in states:
+        vectors = normalized(np.stack([part.mean(0) for part in own]))
+        similarity = vectors @ vectors.T
+        np.fill_diagonal(similarity, -np.inf)
+        nearest.append(similarity.argmax(1))
+    same = nearest[0] == nearest[1]
+    found, start = [], 0
+    for language, group in texts.items():
+        part = slice(start, start + len(group))
+        start += len(group)
+        if not group:
+            continue
+        mask = _same_guesses(exact, quantized, list(group))
+        found.append(Quality(language, len(group), float(np.mean(cosines[part])), float(same[part].mean()), mask))
+    return found
+
+
+def _same_guesses(exact: Engine, quantized: Engine, texts: list[str]) -> float | None:
+    """How often two engines' first guesses agree, every fifth token hidden, each in a row of its own."""
+    if "fill-mask" not in exact.tasks:
+        return None
+    rows, places = [], []
+    for row in exact.ids(texts, truncate=True):
+        for place in range(1, len(row) - 1, _HIDE_EVERY):
+            rows.append([*row[:place], exact.tokenizer.mask_token_id, *row[place + 1 :]])
+            places.append([place])
+    guesses = [engine.guesses(rows, places) for engine in (exact, quantized)]
+    return float(np.mean([a == b for a, b in zip(*guesses, strict=True)])) if rows else None
+
+
+def misses(quality: Sequence[Quality], bars: Bars) -> list[str]:
+    """What lies below the bars, in words; empty if nothing does."""
+    found = [
+        f"cosine {q.cosine:.4f} in {q.language} (bar {bars.cosine})" for q in quality if not q.cosine >= bars.cosine
+    ]
+    for name in ("retrieval", "mask"):
+        values = [value for q in quality if (value := getattr(q, name)) is not None]
+        if values and np.mean(values) < getattr(bars, name):
+            found.append(f"{name} agreement {np.mean(values):.3f} (bar {getattr(bars, name)})")
+    return found
+
+
+def quantize(
+    path_or_name: str | Path | None,
+    out: str | Path,
+    texts: Mapping[str, Sequence[str]] | None = None,
+    bars: Bars | None = None,
+    force: bool = False,
+) -> list[Quality]:
+    """Write a folder whose encoder has int8 weights; :func:`xlm.load` opens it as it is.
+
+    Args:
+        path_or_name: what :func:`xlm.load` takes.
+        out: the folder to write.
+        texts: language -> texts to measure with; ``None``: the sentences that come with the package.
+        bars: the least quality that is written.
+        force: write whatever the quality is.
+
+    Raises:
+        QualityError: the quality lies below the bars; nothing is written.
+        InputError: ``out`` is the model's own folder.
+    """
+    folder = bundled_folder() if path_or_name is None else Path(resolve(path_or_name))
+    if Path(out).resolve() == folder.resolve():
+        raise InputError(f"out is {str(out)!r}: the model itself; choose another folder")
+    exact, quantized = (load(folder, dtype, "cpu") for dtype in ("float32", "int8"))
+    quality = compare(exact, quantized, texts or bundled_texts())
+    below = misses(quality, bars or Bars())
+    if below and not force:
+        raise QualityError(f"int8 would answer too differently: {'; '.join(below)}; nothing was written")
+    write(folder, Path(out), quality)
+    return quality
+
+
+def write(folder: Path, out: Path, quality: Sequence[Quality]) -> None:
+    """Write a folder's model with int8 matrices in its encoder and bfloat16 tables, its tokenizer and the report."""
+    config = AutoConfig.from_pretrained(folder)
+    model = documented_model(folder, config)
+    name = {id(p): to_theirs(model.family, key, not hasattr(model, "roberta")) for key, p in model.named_parameters()}
+    tensors: list[tuple[str, Any]] = []
+    for module in model.encoder_host.encoder.modules():
+        if isinstance(module, nn.Linear):
+            stored = name.pop(id(module.weight))
+            quantize_linear(module)
+            tensors += [(stored, array_of(module.weight)), (stored + SCALE, array_of(module.weight_scale))]  # type: ignore[arg-type]
+    for p in model.parameters():
+        if id(p) in name:
+            tensors.append((name[id(p)], array_of(p.bfloat16() if p.ndim > 1 else p)))
+    make_folder(out)
+    config.architectures = [type(model).__name__]
+    config.quantization_config = {"quant_method": METHOD, "weights": "int8, one scale an output channel"}
+    save_safetensors(out, tensors, {"format": "pt"})
+    write_text(out / "config.json", config.to_json_string())
+    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    write_text(out / REPORT, json.dumps([asdict(q) for q in quality], ensure_ascii=False, indent=1) + "\n")
+
+
+def read_texts(paths: Sequence[Path], limit: int = 200) -> dict[str, list[str]]:
+    """Language (a file's name without its ending) -> its lines, at most ``limit``.
+
+    Raises:
+        DataError: a file that cannot be read, or without text.
+    """
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        lines: list[str] = []
+        for _, line in read_lines(path):
+            if line.strip():
+                lines.append(line)
+            if len(lines) == limit:
+                break
+        if not lines:
+            raise DataError(f"{path}: has no text")
+        found[path.name.split(".")[0]] = lines
+    return found
