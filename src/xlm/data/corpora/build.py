@@ -61,29 +61,56 @@ def build_corpus(
         OutputError: the folder cannot be written, the disk is full, or another process builds there.
         MissingExtraError: without the extra ``corpus``.
     """
+    out = atomic.make_folder(options.out, "out")
+    with atomic.folder_lock(out, ".building.lock"):
+        prepared = prepare(options, overwrite=overwrite)
+        if prepared.built is not None:
+            return Built(out, prepared.built, True)
+        run_stages(options, prepared.work, workers, tell)
+        tell("stores", 0, 1)
+        about = finish_corpus(options, prepared)
+        tell("stores", 1, 1)
+        return Built(out, about, False)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A build about to begin: its work folder, the vocabulary, the inputs with their hashes, and the key of all that.
+
+    ``built`` is what ``corpus.json`` says when this very corpus is there already.
+    """
+
+    work: Path
+    vocabulary: Vocabulary
+    inputs: list[dict[str, Any]]
+    key: str
+    built: dict[str, Any] | None
+
+
+def prepare(options: CorpusOptions, *, overwrite: bool = False) -> Prepared:
+    """Look at the inputs and make the work folder; arguments and errors as of :func:`build_corpus`.
+
+    With `xlm.data.corpora.steps.stages` and :func:`finish_corpus` this is a build whose stages somebody else runs.
+    """
     _check_packages(options)
     be_quiet()
     vocabulary = load_vocabulary(options.tokenizer)
     out = atomic.make_folder(options.out, "out")
-    with atomic.folder_lock(out, ".building.lock"):
-        before = _read(out)
-        inputs = _digests(options, before, out)
-        key = _key(options, vocabulary, inputs)
-        if before is not None and before["key"] == key:
-            return Built(out, before, True)
-        if before is not None and not overwrite:
-            raise ConfigError(
-                f"{out}: holds another corpus ({'; '.join(_differences(before, options, vocabulary, inputs))}): "
-                "choose another folder, or overwrite it"
-            )
-        _need_space(options, out)
-        work = out / f".work-{key}"
-        work.mkdir(exist_ok=True)
-        run_stages(options, work, workers, tell)
-        tell("stores", 0, 1)
-        about = finish(options, out, work, vocabulary, inputs, key)
-        tell("stores", 1, 1)
-        return Built(out, about, False)
+    before = _read(out)
+    inputs = _digests(options, before, out)
+    key = _key(options, vocabulary, inputs)
+    work = out / f".work-{key}"
+    if before is not None and before["key"] == key:
+        return Prepared(work, vocabulary, inputs, key, before)
+    if before is not None and not overwrite:
+        raise ConfigError(
+            f"{out}: holds another corpus ({'; '.join(_differences(before, options, vocabulary, inputs))}): "
+            "choose another folder, or overwrite it"
+        )
+    _need_space(options, out)
+    for made in ("exact/found", "near/found", "shards", "result"):
+        (work / made).mkdir(parents=True, exist_ok=True)
+    return Prepared(work, vocabulary, inputs, key, None)
 
 
 def run_stages(options: CorpusOptions, work: Path, workers: int, tell: Tell) -> None:
@@ -93,18 +120,15 @@ def run_stages(options: CorpusOptions, work: Path, workers: int, tell: Tell) -> 
     tasks = len(options.sources)
     for number, (name, pipeline, wanted) in enumerate(stages(options, work)):
         if number == 1:  # from here on shards are what is counted
-            for made in ("exact/found", "near/found", "shards", "result"):
-                (work / made).mkdir(parents=True, exist_ok=True)
             tasks = max(len(plan_bins(work, len(options.sources), options.shard_bytes)), 1)
         run_stage(name, pipeline, wanted or tasks, workers, work, tell)
 
 
-def finish(
-    options: CorpusOptions, out: Path, work: Path, vocabulary: Vocabulary, inputs: list[dict[str, Any]], key: str
-) -> dict[str, Any]:
-    """Put the shards together to stores, move them into place, write ``corpus.json`` last."""
+def finish_corpus(options: CorpusOptions, prepared: Prepared) -> dict[str, Any]:
+    """When all stages have run: put the shards together to stores, move them into place, write ``corpus.json`` last."""
     from xlm.data.corpora.report import summarise, write_report
 
+    out, work, vocabulary, key = options.out, prepared.work, prepared.vocabulary, prepared.key
     data, result = out / f"data-{key}", work / "result"
     summary = work / "summary.json"
     if not (summary.is_file() and data.is_dir()):
@@ -119,7 +143,7 @@ def finish(
             "vocabulary": vocabulary.size,
             "pivot": next((source.pivot for source in options.sources if source.pivot), None),
             "options": options.record(),
-            "inputs": inputs,
+            "inputs": prepared.inputs,
             "parts": totals,
             **summarise(work, len(options.sources)),
         }
