@@ -41,7 +41,12 @@ def embed(
     file: FileOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="PATH.npy", help="Write the vectors (n, hidden) as float32."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH.npy",
+            help="Write the vectors (n, hidden) as float32; with --input: a folder.",
+        ),
     ] = None,
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
@@ -78,6 +83,48 @@ def embed(
         if len(lines) > _SHOWN:
             raise InputError(f"{len(lines)} texts: at most {_SHOWN} fit on the screen: use --json or --output PATH.npy")
         stdout().print(similarity_table(lines, vectors))
+
+
+def _embed_files(
+    source: str,
+    output: Path,
+    column: str,
+    shard: str,
+    rows: int,
+    half: bool,
+    truncate: bool,
+    model: str | None,
+    dtype: str,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    import time
+    from dataclasses import asdict
+
+    from xlm.inference.bulk import Part, embed_files, parse_shard
+    from xlm.inference.engine import load
+
+    share = parse_shard(shard)
+    engine = load(model, dtype=dtype, device=device)
+    started, total = time.monotonic(), 0
+
+    def say(part: Part) -> None:
+        nonlocal total
+        total += part.rows
+        rate = total / max(time.monotonic() - started, 1e-9)
+        stderr().print(f"{part.file}: {part.rows:,} rows ({rate:,.0f} rows/s)", soft_wrap=True)
+
+    done = embed_files(
+        engine, source, output, column=column, shard=share, rows_a_part=rows, half=half, truncate=truncate, on_part=say
+    )
+    if as_json:
+        print_json(asdict(done))
+        return
+    stdout().print(
+        f"{done.output}: {done.rows:,} vectors in {done.written + done.kept} parts ({done.kept} were there), "
+        f"{done.bad:,} bad rows",
+        soft_wrap=True,
+    )
 
 
 def similarity_table(lines: list[str], vectors: NDArray[np.float32]) -> Table:

@@ -1,0 +1,266 @@
+"""Vectors of files too large to hold: shards of the work, Parquet parts that are made once, a manifest that proves them.
+
+    xlm embed --input texts/ --output vectors/ --shard 0/4        # four such processes, on one machine or four, share the work
+
+Part ``k`` of all parts belongs to shard ``k mod n``. A part is written whole or not at all; run again, a shard goes on where
+it was stopped. `Embedder` is the same for `Ray Data <https://docs.ray.io/en/latest/data/data.html>`_.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xlm.atomic import make_folder, replacing, write_text
+from xlm.data.tables import BadRow, Row, read_rows
+from xlm.errors import DataError, InputError, MissingExtraError, OutputError
+
+_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of vectors: the rows ``first`` up to ``first + rows`` of ``source``, but for ``bad`` ones."""
+
+    file: str
+    source: str
+    first: int
+    rows: int
+    bad: int
+    bytes: int
+    sha256: str
+
+
+@dataclass
+class Manifest:
+    """What a shard has done, and under which settings."""
+
+    settings: dict[str, Any]
+    parts: dict[str, Part] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard's outcome: parts written now, parts that were there, rows and bad rows of all of them."""
+
+    written: int
+    kept: int
+    rows: int
+    bad: int
+    output: str
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``i/n`` -> (i, n).
+
+    Raises:
+        InputError: not of that form, or i not below n.
+    """
+    left, slash, right = text.partition("/")
+    if not slash or not left.isdigit() or not right.isdigit() or int(left) >= int(right):
+        raise InputError(f"shard is {text!r}: it must be i/n with i from 0 up to n - 1, for example 0/4")
+    return int(left), int(right)
+
+
+def find_files(source: str | Path) -> list[Path]:
+    """The files of texts behind a path, sorted: itself, or those in a folder and its folders.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.removesuffix(".gz").endswith(_ENDINGS))
+    if not found:
+        raise DataError(f"{source}: no file there ends in {', '.join(_ENDINGS)} (or .gz after it)")
+    return found
+
+
+def embed_files(
+    engine: Any,
+    source: str | Path,
+    output: str | Path,
+    *,
+    column: str = "text",
+    shard: tuple[int, int] = (0, 1),
+    rows_a_part: int = 10_000,
+    truncate: bool = False,
+    half: bool = False,
+    keep_text: bool = False,
+    on_part: Any = None,
+) -> Done:
+    """Embed the texts of files into Parquet parts ``part-FILE-NUMBER.parquet``: source, row, embedding (and text).
+
+    Args:
+        engine: of `xlm.load`.
+        source: a file or a folder: JSONL, CSV, TSV, Parquet with a ``column`` of texts, or lines of ``.txt``.
+        output: a folder; every shard writes into the same one.
+        shard: (i, n): this process makes every n-th part, from the i-th on.
+        rows_a_part: rows of a part.
+        truncate: cut long texts; else they are bad rows.
+        half: vectors as float16.
+        keep_text: the texts in the parts too.
+        on_part: called with every `Part` that is done.
+
+    Bad rows (unreadable, empty, no text in the column, too long) are named in ``bad-I-of-N.jsonl`` and left out.
+
+    Raises:
+        DataError: no such file, or one that cannot be read at all.
+        OutputError: the folder holds parts made under other settings, or cannot be written.
+    """
+    if rows_a_part < 1:
+        raise InputError(f"rows_a_part is {rows_a_part}: it must be at least 1")
+    pyarrow = _pyarrow()
+    files = find_files(source)
+    folder = make_folder(output, "output")
+    name = f"{shard[0]}-of-{shard[1]}"
+    settings = {
+        "model": engine.name, "dtype": engine.dtype, "column": column, "rows_a_part": rows_a_part,
+        "truncate": truncate, "half": half, "keep_text": keep_text,
+        "files": {str(path): path.stat().st_size for path in files},
+    }  # fmt: skip
+    manifest = _open_manifest(folder, name, settings)
+    written = kept = number = 0
+    for index, path in enumerate(files):
+        rows = read_rows(str(path))
+        for chunk_number in range(10**9):
+            chunk = list(islice(rows, rows_a_part))
+            if not chunk:
+                break
+            mine, number = number % shard[1] == shard[0], number + 1
+            if not mine:
+                continue
+            file = f"part-{index:05}-{chunk_number:06}.parquet"
+            known = manifest.parts.get(file)
+            if known is not None and (folder / file).is_file() and (folder / file).stat().st_size == known.bytes:
+                kept += 1
+                continue
+            first = chunk_number * rows_a_part
+            numbers, texts, bad = _texts_of(chunk, first, column, engine, truncate)
+            vectors = engine.embed(texts, truncate=truncate)
+            size, digest = _write_part(
+                pyarrow, folder / file, str(path), numbers, texts if keep_text else None, vectors, half
+            )
+            _name_bad(folder / f"bad-{name}.jsonl", bad)
+            part = Part(file, str(path), first, len(texts), len(bad), size, digest)
+            manifest.parts[file] = part
+            _save(folder, name, manifest)
+            written += 1
+            if on_part is not None:
+                on_part(part)
+    parts = manifest.parts.values()
+    return Done(written, kept, sum(p.rows for p in parts), sum(p.bad for p in parts), str(folder))
+
+
+class Embedder:
+    """For ``ray.data.Dataset.map_batches(Embedder, fn_constructor_kwargs={"model": ...})``: batches of columns in,
+    the same with a column ``embedding`` (rows, hidden) out. Every actor loads the model once."""
+
+    def __init__(self, model: str | None = None, dtype: str = "float32", column: str = "text", **options: Any) -> None:
+        from xlm.inference.engine import load
+
+        self.engine, self.column, self.options = load(model, dtype=dtype), column, options
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add the vectors."""
+        texts = [str(text) for text in batch[self.column]]
+        return {**batch, "embedding": self.engine.embed(texts, **self.options)}
+
+
+def _texts_of(
+    chunk: Sequence[Row | BadRow], first: int, column: str, engine: Any, truncate: bool
+) -> tuple[list[int], list[str], list[dict[str, Any]]]:
+    """Row numbers and texts of a chunk, and what is wrong with the others."""
+    numbers: list[int] = []
+    texts: list[str] = []
+    places: list[str] = []
+    bad: list[dict[str, Any]] = []
+    for number, row in enumerate(chunk, first):
+        if isinstance(row, BadRow):
+            bad.append({"where": row.where, "reason": row.reason})
+            continue
+        text = row.values.get(column)
+        if not isinstance(text, str) or not text.strip():
+            reason = f"no column {column!r}" if text is None else f"column {column!r} holds no text"
+            bad.append({"where": row.where, "reason": reason})
+            continue
+        numbers.append(number)
+        texts.append(text)
+        places.append(row.where)
+    if not truncate:
+        for at in sorted(engine.truncated(texts), reverse=True):
+            bad.append({"where": places[at], "reason": f"longer than the model's {engine.max_tokens:,} tokens"})
+            del numbers[at], texts[at]
+    return numbers, texts, bad
+
+
+def _write_part(
+    pyarrow: Any, path: Path, source: str, numbers: list[int], texts: list[str] | None, vectors: Any, half: bool
+) -> tuple[int, str]:
+    """Write a part; its size and hash."""
+    kind = pyarrow.float16() if half else pyarrow.float32()
+    flat = pyarrow.array(np.ascontiguousarray(vectors, np.float16 if half else np.float32).reshape(-1), kind)
+    columns = {
+        "source": pyarrow.array([source] * len(numbers), pyarrow.string()),
+        "row": pyarrow.array(numbers, pyarrow.int64()),
+        "embedding": pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+    }
+    if texts is not None:
+        columns["text"] = pyarrow.array(texts, pyarrow.string())
+    sink = pyarrow.BufferOutputStream()
+    importlib.import_module("pyarrow.parquet").write_table(pyarrow.table(columns), sink)
+    data = sink.getvalue().to_pybytes()
+    with replacing(path, len(data)) as stream:
+        stream.write(data)
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def _name_bad(path: Path, bad: list[dict[str, Any]]) -> None:
+    if bad:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in bad)
+
+
+def _open_manifest(folder: Path, name: str, settings: dict[str, Any]) -> Manifest:
+    for path in sorted(folder.glob("manifest-*.json")):
+        before = json.loads(path.read_text("utf-8"))
+        changed = [key for key in settings if before["settings"].get(key) != settings[key]]
+        if changed:
+            raise OutputError(
+                f"{path}: made with other settings ({', '.join(changed)}): choose another output, or the same settings"
+            )
+    path = folder / f"manifest-{name}.json"
+    if not path.is_file():
+        return Manifest(settings)
+    found = json.loads(path.read_text("utf-8"))
+    return Manifest(settings, {part["file"]: Part(**part) for part in found["parts"]})
+
+
+def _save(folder: Path, name: str, manifest: Manifest) -> None:
+    content = {"settings": manifest.settings, "parts": [asdict(part) for part in manifest.parts.values()]}
+    write_text(folder / f"manifest-{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _pyarrow() -> Any:
+    try:
+        return importlib.import_module("pyarrow")
+    except ImportError as error:
+        raise MissingExtraError("writing Parquet", "pyarrow", "data") from error
+
+
+def all_parts(folder: str | Path) -> Iterator[Part]:
+    """The parts of all shards of an output, in the order of their files."""
+    found: dict[str, Part] = {}
+    for path in Path(folder).glob("manifest-*.json"):
+        for part in json.loads(path.read_text("utf-8"))["parts"]:
+            found[part["file"]] = Part(**part)
+    yield from (found[file] for file in sorted(found))
