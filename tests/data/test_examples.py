@@ -73,7 +73,8 @@ def test_conll(tmp_path: Path) -> None:
     found = read_examples(write(tmp_path / "a.conll", text), "tag", language="en").examples
     assert found[0] == TaggedExample(("Ana", "was"), ("B-PER", "O"), language="en")
     assert found[1].tags == ("O", "B-LOC", "I-LOC")
-    tree = "# text = Im Haus\n1-2\tIm\t_\t_\t_\t_\t_\t_\t_\t_\n1\tIn\tin\tADP\t_\t_\t_\t_\t_\t_\n2\tdem\tder\tDET\t_\t_\t_\t_\t_\t_\n"
+    rows = ["1-2 Im _ _", "1 In in ADP", "2 dem der DET"]
+    tree = "# text = Im Haus\n" + "\n".join("\t".join([*row.split(), *"______"]) for row in rows) + "\n"
     assert one(write(tmp_path / "a.conllu", tree), "tag").tags == ("ADP", "DET")
 
 

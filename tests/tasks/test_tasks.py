@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ SCRIPTS = [
 @pytest.mark.parametrize("text", SCRIPTS)
 def test_words_cover_a_text(text: str) -> None:
     spans = split_words(text)
-    assert all(a < b for a, b in spans) and all(one[1] <= two[0] for one, two in zip(spans, spans[1:], strict=False))
+    assert all(a < b for a, b in spans) and all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
     left = "".join(text[a:b] for a, b in spans)
     assert left == "".join(text.split())
 

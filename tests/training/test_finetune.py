@@ -47,12 +47,15 @@ REACHED = {"classify": 0.95, "tag": 0.95, "answer": 90.0, "choose": 0.95, "reran
 @pytest.mark.parametrize("task", toytasks.TASKS)
 def test_every_task_is_learnt_and_answers(task: str, base: Path, tmp_path: Path) -> None:
     epochs = {"answer": 14, "choose": 10, "rerank": 10, "tag": 6}.get(task, 5)
-    outcome = finetune(task, base, **files(tmp_path, task), output=tmp_path / "run", epochs=epochs, **FAST)
+    options = FAST if task in REACHED else {**FAST, "batch": 2}
+    outcome = finetune(task, base, **files(tmp_path, task), output=tmp_path / "run", epochs=epochs, **options)
     assert outcome.finished and outcome.model is not None
     if task in REACHED:
         assert outcome.scores[make_metric(task)] >= REACHED[task], outcome
     else:
-        assert 0 < outcome.scores["loss"] < 3.0
+        lines = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
+        losses = [row["loss"] for row in map(json.loads, lines) if row["kind"] == "valid"]
+        assert len(losses) == epochs and outcome.scores["loss"] == min(losses) < losses[0] - 0.3
     card = (outcome.model / "README.md").read_text("utf-8")
     assert f"fine-tuned: {task}" in card and "Not filled in" not in card
     assert json.loads((outcome.model / "scores.json").read_text("utf-8")) == outcome.scores
@@ -285,7 +288,7 @@ def test_bad_data_and_recipes(base: Path, tmp_path: Path) -> None:
     good = toytasks.rows("classify", 8)
     with pytest.raises(DataError, match=r"eval: example 0: label is 'meh': it must be one of neg, pos"):
         go(good, [{"text": "x", "label": "meh"}])
-    with pytest.raises(DataError, match="eval: .*not one example"):
+    with pytest.raises(DataError, match=r"eval: .*not one example"):
         go(good, [])
     with pytest.raises(DataError, match=r"no column for text: looked for .* there are body, label"):
         go([{"body": "x", "label": "a"}])
@@ -351,7 +354,7 @@ def test_our_models_inside_transformers_trainer(base: Path, tmp_path: Path) -> N
         {**tokenizer(row["text"]), "labels": int(row["label"] == "pos")} for row in toytasks.rows("classify", 96, 1)
     ]
     arguments = transformers.TrainingArguments(
-        str(tmp_path), num_train_epochs=5, per_device_train_batch_size=16, learning_rate=5e-3, report_to=[],
+        str(tmp_path), num_train_epochs=20, per_device_train_batch_size=16, learning_rate=5e-3, report_to=[],
         use_cpu=True, disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
     pad = transformers.DataCollatorWithPadding(tokenizer)

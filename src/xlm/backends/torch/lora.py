@@ -213,6 +213,10 @@ class Adapted:
         """Those of the model, adapters included."""
         return self.model.named_parameters()
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The same without their names."""
+        return self.model.parameters()
+
     def save_pretrained(self, folder: Path) -> None:
         """The base model's files, and the adapter in a folder of its own."""
         with without_lora(self.model):
