@@ -224,7 +224,7 @@ def test_causal_models_learn_the_next_token(toy: Toy, tmp_path: Path, family: st
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(toy: Toy, tmp_path: Path) -> None:
     path = toy(model__config__hidden_dropout_prob=0.0, model__config__attention_probs_dropout_prob=0.0)
-    changes = ["schedule.steps=4", "objectives.contrastive=null"]
+    changes = ["schedule.steps=4", "objectives.contrastive=null", "precision=fp32"]
     run(path, *changes, output=tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xlm.cli"]
     command += ["pretrain", str(path), "-o", str(tmp_path / "two"), *(x for c in changes for x in ("--set", c))]
@@ -255,7 +255,11 @@ def test_a_cut_model_is_the_whole_one_and_goes_on_with_other_processes(toy: Toy,
     """2 processes -> 1 -> 2, each resuming the other's checkpoint, reach what one process does at once."""
     path = toy(model__config__hidden_dropout_prob=0.0, model__config__attention_probs_dropout_prob=0.0)
     common = ["objectives.contrastive=null", "schedule.steps=6", "every.checkpoint=2", "every.evaluate=2"]
-    common += ["objectives.tlm=null", "batch.tokens=480"]  # of micro-batches an odd number: one process waits for the other
+    common += [
+        "precision=fp32",
+        "objectives.tlm=null",
+        "batch.tokens=480",
+    ]  # of micro-batches an odd number: one process waits for the other
     run(path, *common, output=tmp_path / "one")
     cut, output = [*common, "parallel=shard"], tmp_path / "two"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,14 @@ class Corpus:
     pairs: Stores
     valid: Stores
     held_out: Stores
+
+    def fingerprints(self) -> dict[str, str]:
+        """What the texts and pairs of every language are known by: a digest of their token counts."""
+        return {
+            f"{kind}/{language}": hashlib.sha256(store.counts.tobytes()).hexdigest()[:16]
+            for kind, stores in (("text", self.texts), ("pairs", self.pairs))
+            for language, store in stores.items()
+        }
 
     def __str__(self) -> str:
         tokens = sum(len(store.tokens) for store in self.texts.values())

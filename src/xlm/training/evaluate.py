@@ -97,6 +97,24 @@ class Validation:
         return scores
 
 
+def summary(scores: Mapping[str, LanguageScore], retrieval: Mapping[str, float]) -> tuple[dict[str, Any], str]:
+    """What was measured, as a record (means over languages, and each language's) and in words."""
+    record: dict[str, Any] = {}
+    words: list[str] = []
+    if scores:
+        for name in ("loss", "top1", "unigram_loss"):
+            record[name] = sum(getattr(score, name) for score in scores.values()) / len(scores)
+        for name in ("loss", "top1"):
+            record[f"{name}_by_language"] = {k: round(getattr(score, name), 4) for k, score in scores.items()}
+        words.append(f"held-out loss {record['loss']:.3f} (unigram {record['unigram_loss']:.3f})")
+        words.append(f"top-1 {100 * record['top1']:.1f} %")
+    if retrieval:
+        record["retrieval"] = sum(retrieval.values()) / len(retrieval)
+        record["retrieval_by_language"] = {name: round(value, 4) for name, value in retrieval.items()}
+        words.append(f"translation first {100 * record['retrieval']:.1f} %")
+    return record, ", ".join(words)
+
+
 def _micro(masked: Masked, lengths: list[int], language: int) -> MicroBatch:
     languages = np.full(len(masked.ids), language, np.int64)
     return MicroBatch("validation", masked.ids, lengths, [], masked.positions, masked.targets, languages)

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import socket
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from xlm.errors import CheckpointError, OutputError
 
 MANIFEST = "manifest.json"
 
 
+TRANSIENT = (errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN)
+ATTEMPTS, PAUSE = 4, 0.5  # seconds before the second attempt, twice as long before each after it
+
+T = TypeVar("T")
+
+
+def retried(call: Callable[[], T]) -> T:
+    """The result of reading something, tried again a few times where a network file system may have hiccupped."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return call()
+        except OSError as error:
+            if error.errno not in TRANSIENT or attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(PAUSE * 2**attempt)
+    raise AssertionError("unreachable")
+
+
 def sha256(path: Path) -> str:
     """The hexadecimal digest of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def digest() -> str:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    return retried(digest)
 
 
 def fsync_path(path: Path) -> None:
@@ -62,7 +87,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def verify_folder(folder: Path) -> None:
     """Raise ``CheckpointError`` naming the first file that is missing or not as it was written."""
     try:
-        entries = json.loads((folder / MANIFEST).read_text("utf-8"))
+        entries = json.loads(retried(lambda: (folder / MANIFEST).read_text("utf-8")))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: the checkpoint has no readable manifest: {error}") from error
     for name, entry in entries.items():

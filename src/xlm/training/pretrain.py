@@ -20,7 +20,7 @@ import torch
 from xlm.data.vocabulary import load_vocabulary
 from xlm.errors import ConfigError, OutputError
 from xlm.training.building import make_model, open_corpus
-from xlm.training.evaluate import LanguageScore, Validation
+from xlm.training.evaluate import LanguageScore, Validation, summary
 from xlm.training.files import atomic_folder, run_lock, write_text_atomic
 from xlm.training.optim import rate_factor
 from xlm.training.recipe import Recipe, changed_fields
@@ -30,6 +30,7 @@ from xlm.training.sharding import whole_model
 from xlm.training.state import Progress, checkpoint_folders, load_checkpoint, save_checkpoint, save_model
 from xlm.training.steps import Cursor, MicroBatch, StepBuilder
 from xlm.training.trainer import Trainer
+from xlm.training.watchdog import Watchdog
 
 # A signal or max_minutes ended the run early; it is saved and can be resumed (EX_TEMPFAIL of sysexits.h: try again).
 EXIT_STOPPED = 75
@@ -71,7 +72,7 @@ def pretrain(recipe: Recipe, *, resume: bool | None = None, quiet: bool = False)
 
 def set_aside(output: Path) -> None:
     """Move what an earlier run left in the output folder into ``previous-N``, token stores excepted."""
-    names = ("checkpoints", "metrics.jsonl", "loss.png", "tensorboard", "model", "recipe.json")
+    names = ("checkpoints", "metrics.jsonl", "loss.png", "report.html", "tensorboard", "model", "recipe.json")
     present = [output / name for name in names if (output / name).exists()]
     if present:
         target = next(path for n in range(1, 10**6) if not (path := output / f"previous-{n}").exists())
@@ -105,6 +106,8 @@ class _Run:
         if group.first:
             group.wait()
         report.tell(str(corpus))
+        if checkpoint:
+            self._check_data(checkpoint, corpus.fingerprints())
         self.builder = StepBuilder(recipe, self.vocabulary, corpus.texts, corpus.pairs)
         self.validation = Validation(self.builder, self.vocabulary, corpus.valid, corpus.texts, corpus.held_out)
         languages, probabilities = len(self.builder.languages), self.builder.text_probabilities
@@ -115,7 +118,7 @@ class _Run:
         size = sum(parameter.numel() for parameter in self.model.parameters())
         where = f"{self.device}" if group.world == 1 else f"{group.world} x {self.device.type}"
         report.tell(f"{type(self.model).__name__}: {size:,} parameters, {'bf16' if bf16 else 'fp32'} on {where}")
-        self.trainer = Trainer(recipe, self.model, self.device, bf16, group, output)
+        self.trainer = Trainer(recipe, self.model, self.device, bf16, group, output, report.tell)
         self.progress = Progress(world=group.world)
         if checkpoint:
             self.progress = load_checkpoint(checkpoint, self.model, self.trainer.optimizer)
@@ -129,8 +132,8 @@ class _Run:
         self.stop: str | None = None
         self._new_window()
         if group.first:
-            text = json.dumps(dataclasses.asdict(recipe), indent=1, ensure_ascii=False)
-            write_text_atomic(output / "recipe.json", text)
+            known = dataclasses.asdict(recipe) | {"stores": corpus.fingerprints()}
+            write_text_atomic(output / "recipe.json", json.dumps(known, indent=1, ensure_ascii=False))
 
     def _check_recipe(self, checkpoint: Path) -> None:
         """A run goes on under its own recipe only.
@@ -147,6 +150,18 @@ class _Run:
                 "output folder, or begin anew with --fresh"
             )
 
+    def _check_data(self, checkpoint: Path, now: dict[str, str]) -> None:
+        """A run goes on over its own text only.
+
+        Raises ``ConfigError`` naming the languages whose text or pairs are not what they were.
+        """
+        before = json.loads((self.output / "recipe.json").read_text("utf-8")).get("stores", now)
+        if changed := sorted(name for name in before | now if before.get(name) != now.get(name)):
+            raise ConfigError(
+                f"{checkpoint} was trained on other data: {', '.join(changed)} changed, came or went. Restore the files, "
+                "choose another output folder, or begin anew with --fresh"
+            )
+
     @property
     def done(self) -> float:
         """Progress in [0, 1]."""
@@ -160,27 +175,30 @@ class _Run:
         every, started = self.recipe.every, time.monotonic()
         saved_at = checked_at = self.progress.seconds
         saved_step = self.progress.cursor.step
-        with Signals() as signals, ThreadPoolExecutor(1) as pool:
+        watchdog = Watchdog(every.stall_seconds, self.output, self.group.rank, self.report.tell)
+        with Signals() as signals, watchdog, ThreadPoolExecutor(1) as pool:
             pending = self._submit(pool, self.progress.cursor, self.done)
             while self.done < 1.0 and self.stop is None:
                 begun = time.monotonic()
                 future, cursor, planned = pending
+                watchdog.at(f"step {cursor.step}: waiting for its data")
                 micros = future.result()
                 following = self.builder.advance(cursor, planned)
                 steps = self.recipe.schedule.steps
                 pending = self._submit(pool, following, following.step / steps if steps else self.done)
                 rate = self.recipe.optimizer.learning_rate
-                record = self.trainer.step(
-                    cursor.step, rate * rate_factor(self.recipe.schedule, cursor.step, self.done), micros
-                )
+                rate *= rate_factor(self.recipe.schedule, cursor.step, self.done)
+                record = self.trainer.step(cursor.step, rate, micros, watchdog.at)
                 self._agree(following, micros, time.monotonic() - begun, time.monotonic() - started, signals)
                 self._log(record)
                 step, seconds = following.step, self.progress.seconds
                 if self.done < 1.0 and self.stop is None:
                     if _due(step, every.evaluate, seconds, checked_at, every.evaluate_minutes):
+                        watchdog.at(f"step {step}: evaluation")
                         self.evaluate()
                         checked_at = seconds
                     if _due(step, every.checkpoint, seconds, saved_at, every.checkpoint_minutes):
+                        watchdog.at(f"step {step}: checkpoint")
                         saved_step = self._save() or saved_step
                         saved_at = seconds
             pending[0].cancel()
@@ -254,24 +272,11 @@ class _Run:
         if not self.group.first:
             return {}, {}
         if scores or retrieval:
-            count = max(len(scores), 1)
-            entry: dict[str, Any] = {"step": self.progress.cursor.step, "kind": "valid", "tokens": self.progress.tokens}
-            entry["minutes"] = self.progress.seconds / 60
-            entry["loss"] = sum(s.loss for s in scores.values()) / count
-            entry["top1"] = sum(s.top1 for s in scores.values()) / count
-            entry["unigram_loss"] = sum(s.unigram_loss for s in scores.values()) / count
-            entry["loss_by_language"] = {name: round(s.loss, 4) for name, s in scores.items()}
-            entry["top1_by_language"] = {name: round(s.top1, 4) for name, s in scores.items()}
-            found = f", translation first {100 * sum(retrieval.values()) / len(retrieval):.1f} %" if retrieval else ""
-            if retrieval:
-                entry["retrieval"] = sum(retrieval.values()) / len(retrieval)
-                entry["retrieval_by_language"] = {name: round(value, 4) for name, value in retrieval.items()}
-            self.report.record(entry)
+            measured, text = summary(scores, retrieval)
+            entry = {"step": self.progress.cursor.step, "kind": "valid", "tokens": self.progress.tokens}
+            self.report.record(entry | {"minutes": self.progress.seconds / 60} | measured)
             self.report.plot()
-            self.report.tell(
-                f"step {entry['step']}: held-out loss {entry['loss']:.3f} (unigram {entry['unigram_loss']:.3f}), "
-                f"top-1 {100 * entry['top1']:.1f} %{found}"
-            )
+            self.report.tell(f"step {entry['step']}: {text}")
         return scores, retrieval
 
     def _save(self, last: bool = False) -> int | None:

@@ -182,6 +182,7 @@ class Every:
     checkpoint: int = bounded(0, low=0)
     checkpoint_minutes: float = bounded(10.0, low=0.0)
     keep: int = bounded(2, low=1)  # checkpoints
+    stall_seconds: float = bounded(30.0, low=0.0)  # without progress before the run says where it stands; 0: never
     valid_rows: int = bounded(16, low=1)  # of every language
     valid_length: int = bounded(64, low=8)
 

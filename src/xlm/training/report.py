@@ -1,4 +1,4 @@
-"""What a run tells: a progress line, ``metrics.jsonl``, ``loss.png``, TensorBoard where it is installed, and a last table.
+"""What a run tells: a progress line, ``metrics.jsonl``, plots, TensorBoard where it is installed, and a last table.
 
 A sink that fails (a full disk, a broken TensorBoard) is left out after one warning; training goes on.
 """
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from xlm.training.evaluate import LanguageScore
 from xlm.training.files import write_text_atomic
+from xlm.training.plots import write_plots
 
 log = logging.getLogger("xlm.training")
 
@@ -56,7 +57,7 @@ class Reporter:
         write_text_atomic(self.output / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.records))
 
     def _open_board(self) -> None:
-        # TensorBoard asks for TensorFlow wherever it is installed, ten seconds and 400 MB for nothing: this says there is none.
+        # TensorBoard loads TensorFlow wherever it is installed, ten seconds and 400 MB for nothing: say there is none.
         sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         from torch.utils.tensorboard import SummaryWriter
 
@@ -109,8 +110,8 @@ class Reporter:
             self.console.print(text, soft_wrap=True)
 
     def plot(self) -> None:
-        """Write ``loss.png``."""
-        self._try("loss.png", plot_losses, self.records, self.output / "loss.png")
+        """Write ``loss.png`` and ``report.html``."""
+        self._try("loss.png", write_plots, self.records, self.output)
 
     def table(self, scores: Mapping[str, LanguageScore], retrieval: Mapping[str, float]) -> None:
         """The last table, on stderr."""
@@ -162,41 +163,3 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
-    """Training losses and held-out loss by step, rate and throughput below."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    train = [r for r in records if r["kind"] == "train"]
-    valid = [r for r in records if r["kind"] == "valid" and "loss" in r]
-    scored = [r for r in records if r["kind"] == "valid" and "loss" not in r]
-    figure, (top, bottom) = pyplot.subplots(2, 1, figsize=(8, 7), height_ratios=(3, 1), sharex=True)
-    names = sorted({key for r in train for key in r if key.startswith("loss_")})
-    for name in names:
-        points = [(r["step"], r[name]) for r in train if r.get(name) is not None]
-        top.plot(*zip(*points, strict=True), label=name.removeprefix("loss_"), linewidth=0.8)
-    if valid:
-        top.plot([r["step"] for r in valid], [r["loss"] for r in valid], "k.-", label="held-out text")
-    top.set_ylabel("loss (nats)")
-    if scored:  # fine-tuning: scores of the evaluation files, by name
-        right = top.twinx()
-        for name in sorted(scored[0].keys() - {"step", "kind"}):
-            right.plot([r["step"] for r in scored], [r[name] for r in scored], ".--", label=name)
-        right.set_ylabel("score")
-        right.legend(loc="lower right")
-    if names or valid:
-        top.legend()
-    top.grid(alpha=0.3)
-    bottom.plot([r["step"] for r in train], [r["tokens_per_second"] for r in train], linewidth=0.8)
-    bottom.set_ylabel("tokens/s")
-    bottom.set_xlabel("step")
-    bottom.grid(alpha=0.3)
-    figure.tight_layout()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    pyplot.close(figure)
-    temporary.replace(path)

@@ -292,6 +292,31 @@ def _probabilities(counts: Mapping[str, int], alpha: float) -> dict[str, float]:
     return language_probabilities(counts, alpha) if counts else {}
 
 
+def split(micro: MicroBatch, halvings: int) -> list[MicroBatch]:
+    """The micro-batch cut in two by rows, as many times over; pairs, whose rows need each other, and single rows stay."""
+    count = len(micro.lengths)
+    if not halvings or micro.pairs or count < 2:
+        return [micro]
+    middle = count // 2
+    at = sum(micro.lengths[:middle])
+    first = micro.positions < at
+
+    def part(rows: slice, tokens: slice, chosen: NDArray[np.bool_], shift: int) -> MicroBatch:
+        return MicroBatch(
+            micro.objective,
+            micro.ids[tokens],
+            micro.lengths[rows],
+            micro.row_languages[rows],
+            micro.positions[chosen] - shift,
+            micro.targets[chosen],
+            micro.languages[tokens],
+            None if micro.position_ids is None else micro.position_ids[tokens],
+        )
+
+    halves = [part(slice(middle), slice(at), first, 0), part(slice(middle, None), slice(at, None), ~first, at)]
+    return [piece for half in halves for piece in split(half, halvings - 1)]
+
+
 def _equal(rows: Sequence[Ids]) -> NDArray[np.bool_]:
     """(n, n): which rows have the same ids."""
     keys = np.unique([row.tobytes() for row in rows], return_inverse=True)[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ from xlm.training.optim import build_optimizer, clip_gradients, gradient_norm, s
 from xlm.training.recipe import Recipe
 from xlm.training.runtime import Processes
 from xlm.training.sharding import shard
-from xlm.training.steps import MicroBatch
+from xlm.training.steps import MicroBatch, split
 
 
 class NonFiniteLoss(XLMError, ArithmeticError):
     """A loss or gradient is not finite; the weights were not updated, and the batch was written to a file."""
+
+
+class OutOfMemory(XLMError, MemoryError):
+    """A step does not fit into memory, and its micro-batches cannot be halved any more."""
 
 
 class Trainer:
@@ -35,10 +39,17 @@ class Trainer:
     masked tokens of contrastive batches."""
 
     def __init__(
-        self, recipe: Recipe, model: Any, device: torch.device, bf16: bool, group: Processes, dump_folder: Path
+        self,
+        recipe: Recipe,
+        model: Any,
+        device: torch.device,
+        bf16: bool,
+        group: Processes,
+        dump_folder: Path,
+        tell: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.recipe, self.model, self.device, self.bf16, self.group = recipe, model, device, bf16, group
-        self._dump_folder = dump_folder
+        self._dump_folder, self._tell, self._halvings = dump_folder, tell, 0
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self.sharded = recipe.parallel == "shard" and group.world > 1
@@ -52,19 +63,22 @@ class Trainer:
         if objectives.contrastive:
             self._weights["contrastive"] = objectives.contrastive.mlm_weight
 
-    def step(self, number: int, rate: float, micros: Sequence[MicroBatch]) -> dict[str, float]:
+    def step(
+        self, number: int, rate: float, micros: Sequence[MicroBatch], at: Callable[[str], None] = lambda place: None
+    ) -> dict[str, float]:
         """Step ``number`` at learning rate ``rate``. Returns losses, hits and the gradient's norm over all processes.
 
-        Raises ``NonFiniteLoss`` before the update.
+        ``at`` hears what is being done. Where memory does not suffice, all processes halve their micro-batches, for the
+        rest of the run. Raises ``NonFiniteLoss`` and ``OutOfMemory``, both before the update.
         """
-        torch.manual_seed(torch_seed(self.recipe.seed, "step", number, self.group.rank))
         names = [*self._weights]
         mine = [sum(len(micro.targets) for micro in micros if micro.objective == name) for name in names]
         targets = dict(zip(names, self.group.sum(mine), strict=True))
-        results: dict[str, list[Result]] = defaultdict(list)
-        for micro in micros:
-            for name, result in self._backward(micro, targets[micro.objective]):
-                results[name].append(result)
+        whole, results = micros, None
+        while results is None:
+            micros = [piece for micro in whole for piece in split(micro, self._halvings)]
+            results = self._accumulate(number, micros, targets, at)
+        at(f"step {number}: update")
         parameters = list(self.model.parameters())
         if self.sharded:
             self._keep_company(len(micros))
@@ -85,7 +99,48 @@ class Trainer:
             parameter.grad = None
         return record
 
+    def _accumulate(
+        self, number: int, micros: Sequence[MicroBatch], targets: dict[str, float], at: Callable[[str], None]
+    ) -> dict[str, list[Result]] | None:
+        """The gradients of all micro-batches, or ``None`` if they did not fit: then they are to be halved."""
+        torch.manual_seed(torch_seed(self.recipe.seed, "step", number, self.group.rank))
+        results: dict[str, list[Result]] = defaultdict(list)
+        failed: RuntimeError | MemoryError | None = None
+        for count, micro in enumerate(micros, 1):
+            at(f"step {number}: micro-batch {count} of {len(micros)}")
+            try:
+                for name, result in self._backward(micro, targets[micro.objective]):
+                    results[name].append(result)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failed = error.with_traceback(None)  # its frames hold the tensors that are too many
+                break
+        # Cut models compute in step with each other: a process that stops cannot tell the others, which wait for it.
+        (any_failed,) = [float(failed is not None)] if self.sharded else self.group.most([failed is not None])
+        if not any_failed:
+            return results
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        largest = max(micros, key=lambda micro: len(micro.ids))
+        size = f"{len(largest.lengths)} rows of up to {max(largest.lengths)} tokens, {len(largest.ids)} together"
+        if self.sharded or len(largest.lengths) == 1 or any(micro.pairs for micro in micros):
+            raise OutOfMemory(
+                f"step {number}: a micro-batch of {size} does not fit into memory and is not halved here: lower "
+                "batch.micro_tokens or objectives.contrastive.pairs, or set gradient_checkpointing"
+            ) from failed
+        self._halvings += 1
+        self._tell(
+            f"[yellow]step {number}: a micro-batch of {size} did not fit into memory: halved from here on. "
+            f"batch.micro_tokens={len(largest.ids) // 2} says so from the start"
+        )
+        return None
+
     def _backward(self, micro: MicroBatch, targets: float) -> list[tuple[str, Result]]:
+        if self.sharded and not len(micro.targets):
+            micro, targets = self._nothing(), math.inf  # the head, too, is gathered by all together
         contrastive = self.recipe.objectives.contrastive
         losses: list[Tensor] = []
         results: list[tuple[str, Result]] = []
@@ -115,10 +170,13 @@ class Trainer:
     def _keep_company(self, done: int) -> None:
         """Take part in the other processes' passes when this one's are done: layers are gathered by all together."""
         (most,) = self.group.most([done])
-        eos = np.full(2, self.model.spec.pad_id + 1)
-        nothing = MicroBatch(next(iter(self._weights)), eos, [2], ["none"], eos[:1] * 0, eos[:1], eos * 0)
         for _ in range(done, int(most)):
-            self._backward(nothing, math.inf)
+            self._backward(self._nothing(), math.inf)
+
+    def _nothing(self) -> MicroBatch:
+        """A row to be computed for no loss."""
+        ids = np.full(2, self.model.spec.pad_id + 1)
+        return MicroBatch(next(iter(self._weights)), ids, [2], ["none"], ids[:1] * 0, ids[:1], ids * 0)
 
     def _summary(self, results: dict[str, list[Result]]) -> dict[str, float]:
         names = [*self._weights, "mlm_pairs"]
@@ -147,3 +205,10 @@ class Trainer:
             f"The batch (seed {self.recipe.seed}, languages {languages}) is in {path}; the last checkpoint is intact: "
             "lower optimizer.learning_rate"
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's or this machine's memory did not suffice."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
