@@ -18,6 +18,7 @@ EXTRAS = {
     "jax": ("flax", "jax", "optax"),
     "tf": ("tensorflow", "keras"),
     "corpus": ("datatrove", "fasttext-predict", "ftfy", "py3langid", "pyarrow", "tokenizers", "xxhash", "zstandard"),
+    "data": ("datasets", "pyarrow"),
     "train": ("matplotlib", "tensorboard"),
     "convert": ("h5py",),
     "serve": ("fastapi", "uvicorn", "prometheus-client"),
