@@ -139,13 +139,18 @@ def errors(outcome: Outcome, one: LanguageResult) -> str:
     """A language's page of errors."""
     wrong = [case for case in one.cases if case.correct < 1]
     wrong.sort(key=lambda case: (case.correct, -(case.certainty or 0.0)))
+    tagged = outcome.benchmark.task == "tag"
+    heads = ["below each word its tag, in red what was said instead"] if tagged else ["text", "right", "said", "sure"]
     body = [
         '<p><a href="../report.html">report</a></p>',
         f"<h1>{escape(outcome.benchmark.name)}, {escape(one.language)}: errors</h1>",
         f"<p>{len(wrong):,} of {len(one.cases):,} are not wholly right; the worst {min(SHOWN, len(wrong)):,} are below.</p>",
-        "<table><thead><tr><th>text</th><th>right</th><th>said</th><th>sure</th></tr></thead><tbody>",
+        f"<table><thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead><tbody>",
     ]
     for case in wrong[:SHOWN]:
+        if tagged:
+            body.append(f'<tr><td class="text">{_words(case)}</td></tr>')
+            continue
         sure = "" if case.certainty is None else f"{100 * case.certainty:.0f} %"
         text, right, said = _shown(case, one)
         good = f'<td class="text good" dir="auto">{right}</td>'
@@ -158,8 +163,6 @@ def errors(outcome: Outcome, one: LanguageResult) -> str:
 def _shown(case: Case, one: LanguageResult) -> tuple[str, str, str]:
     """Text, right and said, as HTML."""
     example = case.example
-    if isinstance(example, TaggedExample):
-        return _words(case), "", ""
     if isinstance(example, QuestionExample):
         return _passage(example, str(case.predicted)), _answers(case.gold), escape(str(case.predicted)) or "(no answer)"
     if isinstance(example, ChoiceExample):
