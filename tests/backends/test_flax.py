@@ -28,6 +28,12 @@ def flax(name: str, config: dict[str, Any] | None = None, **options: Any) -> Any
     return getattr(xlm, "Flax" + name)(tiny.config(head, **(config or {})), **options)
 
 
+def some(*names: str, quick: str) -> Any:
+    """A test over models of which only some run quickly: every model compiles for a second or more."""
+    marked = [pytest.param(n, marks=() if n in quick.split() else pytest.mark.slow) for n in names]
+    return pytest.mark.parametrize("name", marked)
+
+
 def close(a: Any, b: Any, tolerance: float = 2e-6) -> None:
     np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=tolerance, atol=tolerance)
 
@@ -121,7 +127,7 @@ def test_dropout_is_as_random_as_its_key() -> None:
     assert not np.allclose(same[0][0], same[0][1])
 
 
-@pytest.mark.parametrize("name", ["XLMModel", "XLMRobertaForMaskedLM", "XLMRobertaXLModel"])
+@some("XLMModel", "XLMRobertaForMaskedLM", "XLMRobertaXLModel", quick="XLMRobertaForMaskedLM")
 def test_bfloat16(name: str) -> None:
     wide, narrow = flax(name), flax(name, dtype=jnp.bfloat16)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(narrow.params))
@@ -155,8 +161,8 @@ def test_layers_can_be_recomputed() -> None:
     jax.tree.map(lambda a, b: close(a, b, 1e-5), *grads)
 
 
-@pytest.mark.parametrize("name", ["XLMModel", "XLMRobertaModel", "XLMRobertaXLModel"])
-@pytest.mark.parametrize("causal", [False, True])
+@some("XLMModel", "XLMRobertaModel", "XLMRobertaXLModel", quick="XLMModel XLMRobertaModel")
+@pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_packed_is_padded(name: str, causal: bool) -> None:
     switch = "causal" if name == "XLMModel" else "is_decoder"
     model, pad = flax(name, {switch: True} if causal else None), tiny.pad_id(BY_NAME[name].family)
@@ -182,7 +188,7 @@ def test_packed_rows_are_for_heads_that_read_every_token() -> None:
         flax("XLMRobertaModel")(np.full((1, 30), 7), segment_ids=np.array([[1] * 21 + [2] * 9]))
 
 
-@pytest.mark.parametrize("name", ["XLMWithLMHeadModel", "XLMRobertaForCausalLM", "XLMRobertaXLForCausalLM"])
+@some("XLMWithLMHeadModel", "XLMRobertaForCausalLM", "XLMRobertaXLForCausalLM", quick="XLMRobertaForCausalLM")
 def test_cached_steps_are_the_full_pass(name: str) -> None:
     model = flax(name, {"causal": True} if name.startswith("XLMW") else None)
     full, parts, cache = model(IDS).logits, [], model.init_cache(3, 9)

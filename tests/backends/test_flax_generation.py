@@ -43,6 +43,7 @@ def test_greedy_search(which: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(have, want.numpy())
 
 
+@pytest.mark.slow
 def test_prompts_padded_on_the_left_and_ends(tmp_path: Path) -> None:
     head = BY_NAME["XLMRobertaForCausalLM"]
     model = tiny.model(head)

@@ -18,8 +18,16 @@ pytestmark = [
     pytest.mark.skipif(not frameworks.FRAMEWORKS, reason="needs another framework beside PyTorch"),
 ]
 BOTH = pytest.mark.parametrize("framework", frameworks.FRAMEWORKS, ids=lambda f: f.name)
+# Each head compiles for seconds: the quick run takes one language model a family, and a classifier.
+QUICK = {head.name for head in tiny.ONE_A_FAMILY} | {"XLMRobertaForSequenceClassification"}
 EVERY = pytest.mark.parametrize(
-    ("framework", "head"), frameworks.PAIRS, ids=[f"{framework.name}-{head}" for framework, head in frameworks.PAIRS]
+    ("framework", "head"),
+    [
+        pytest.param(
+            framework, head, id=f"{framework.name}-{head}", marks=[pytest.mark.slow] * (head.name not in QUICK)
+        )
+        for framework, head in frameworks.PAIRS
+    ],
 )
 TOLERANCE = 1e-5
 
@@ -123,10 +131,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 @BOTH
 @pytest.mark.parametrize(
     "variant",
-    [
-        v if v in ("untied", "relative", "adaptive", "causal") else pytest.param(v, marks=pytest.mark.slow)
-        for v in VARIANTS
-    ],
+    [v if v in ("untied", "relative") else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS],
 )
 def test_what_configs_change(framework: frameworks.Framework, variant: str, tmp_path: Path) -> None:
     name, options = VARIANTS[variant]

@@ -18,7 +18,7 @@ MANIFEST = json.loads((FOLDER / "manifest.json").read_text("utf-8"))
 OUTPUTS = layout.load(FOLDER / "outputs.npz")
 TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 # The quick run takes what differs most; the rest compile as much again.
-QUICK = ("model", "model-tuple", "cache", "masked", "choose-tuple")
+QUICK = ("model", "cache", "choose-tuple")
 
 
 def parameters(tree: Any, path: tuple[str, ...] = ()) -> Any:

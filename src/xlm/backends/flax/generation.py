@@ -133,8 +133,8 @@ class GenerationMixin:
             top_p=float(chosen(top_p, "top_p", 1.0)),
             eos=eos,
             pad=chosen(pad_token_id, "pad_token_id", eos[0] if eos else 0),
-            filled=getattr(config, "mask_token_id", None),
-            language=getattr(config, "lang_id", None) if spec.num_languages else None,
+            filled=config.mask_token_id if model.net_class.fills else None,
+            language=config.lang_id if model.net_class.fills and spec.num_languages else None,
             cached=spec.is_decoder,
         )
         options.check(ids.shape[1], spec.max_tokens - (options.filled is not None))

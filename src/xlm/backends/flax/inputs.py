@@ -38,7 +38,7 @@ def make_call(
     out: dict[str, Any] = {}
     shape = _source(net, spec, given, out)
     _rows(spec, given, out, shape)
-    _masks(spec, given, out)
+    _masks(net, spec, given, out, shape)
     if "past_key_values" in given:
         _past(spec, given, out, shape[-1])
     elif spec.position_kind == "absolute" and "position_ids" not in given:
@@ -105,13 +105,14 @@ def _rows(spec: EncoderSpec, given: dict[str, Any], out: dict[str, Any], shape: 
         out["lengths"] = lengths
 
 
-def _masks(spec: EncoderSpec, given: dict[str, Any], out: dict[str, Any]) -> None:
+def _masks(net: Any, spec: EncoderSpec, given: dict[str, Any], out: dict[str, Any], shape: tuple[int, ...]) -> None:
     for name in ("attention_mask", "encoder_attention_mask"):
         if name in given:
             out[name] = floats(name, given[name], 0, 1)
     mask = out.get("attention_mask")
-    if mask is not None and spec.lengths_make_mask and mask.ndim not in (2, 3):
-        raise InputError(f"attention_mask of shape {tuple(mask.shape)}: must be (batch, sequence) like the input")
+    flat = net.choices or (spec.lengths_make_mask and "past_key_values" not in given)
+    if mask is not None and flat and tuple(mask.shape) != shape:
+        raise InputError(f"attention_mask of shape {tuple(mask.shape)}: must be {shape} like the input")
     for name in ("head_mask", "encoder_hidden_states"):
         if name in given:
             out[name] = floats(name, given[name])

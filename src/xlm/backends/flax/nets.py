@@ -102,6 +102,8 @@ class LMNet(Net):
 
     packs = True
     label_kind = "vocabulary"
+    fills: ClassVar[bool] = False
+    """Whether the next token is asked for by a token in its place."""
     lm_head: LMHead | XLMHead
 
     def score(self, x: Array) -> Array:
@@ -141,6 +143,8 @@ class CausalLM(RobertaLMNet):
 
 class XLMLM(LMNet):
     """Logits (b, s, vocab), log-probabilities with ``asm``; labels (b, s) are compared in place, not shifted."""
+
+    fills = True
 
     def build(self, config: Any) -> None:
         self.lm_head = XLMHead(config)

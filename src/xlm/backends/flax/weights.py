@@ -301,7 +301,8 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *args: Any, **kwa
     if report.initialised:
         log.warning("%s", report)
     _check_finite(slots, arrays, report, strict_finite)
-    values: dict[Path_, Any] = {path: jnp.asarray(array) for path, array in arrays.items() if path not in lacking}
+    # One tensor after the other leaves NumPy's memory, so that the model is never held twice.
+    values: dict[Path_, Any] = {path: jnp.asarray(arrays.pop(path)) for path in list(arrays) if path not in lacking}
     drawn = slots.fresh(jax.random.key(model.seed), [path for path in slots.shapes if path not in values])
     for path, fresh in drawn.items():
         fresh = fresh if kept is None else fresh.astype(kept)
