@@ -41,10 +41,10 @@ def save_h5(path: Path, family: Family, tensors: Iterable[tuple[str, np.ndarray 
             stored = tensor if isinstance(tensor, Stored) else Stored.of(tensor)
             match = to_tf(f"{family.theirs_prefix}.{name}" if base else name, len(stored.shape))
             layer = match.name.split("/")[0]
-            layers.setdefault(layer, []).append(f"{model}/{match.name}")
+            layers.setdefault(layer, []).append(f"{model}/{match.name}:0")
             array = stored.read()
             array = array.T if match.transposed else array
-            file[f"{layer}/{model}/{match.name}"] = array.astype(np.float32) if array.dtype.kind == "V" else array
+            file[f"{layer}/{model}/{match.name}:0"] = array.astype(np.float32) if array.dtype.kind == "V" else array
         file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", "2.15.0"
         _put(file, "layer_names", list(layers))
         for layer, names in layers.items():
