@@ -1,0 +1,109 @@
+"""Every head behind the server: the same answers as the engine's, by the clients that people use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import xlm
+from xlm.assets import bundled_folder
+
+from .conftest import running
+from .test_routes import post
+
+HEADS = {
+    "rerank": ("ForSequenceClassification", {"num_labels": 1}),
+    "classify": ("ForSequenceClassification", {"id2label": {0: "no", 1: "maybe", 2: "yes"}}),
+    "tag": ("ForTokenClassification", {"id2label": {0: "O", 1: "B-PER", 2: "I-PER"}}),
+    "answer": ("ForQuestionAnswering", {}),
+    "choose": ("ForMultipleChoice", {}),
+}
+TEXTS = ["Marie Curie was born in Warsaw.", "ولدت ماري كوري في وارسو.", "居里夫人出生于华沙。"]
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One small model a head, of random weights, with the bundled vocabulary."""
+    found = {}
+    for name, (head, fields) in HEADS.items():
+        folder: Path = tmp_path_factory.mktemp(name)
+        torch.manual_seed(len(name))
+        config = xlm.XLMRobertaConfig(
+            vocab_size=12000, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+            max_position_embeddings=130, initializer_range=0.5, **fields,
+        )  # fmt: skip
+        getattr(xlm, f"XLMRoberta{head}")(config).save_pretrained(folder)
+        for file in ("sentencepiece.bpe.model", "tokenizer_config.json"):
+            (folder / file).write_bytes((bundled_folder() / file).read_bytes())
+        found[name] = xlm.load(folder)
+    return found
+
+
+@pytest.fixture(scope="module")
+def address(engines: dict[str, Any]) -> Iterator[str]:
+    with running({name: xlm.load(engine.name) for name, engine in engines.items()}) as url:
+        yield url
+
+
+def test_rerank_in_three_shapes(address: str, engines: dict[str, Any]) -> None:
+    wanted = engines["rerank"].rerank("Where?", TEXTS)
+    body = {"model": "rerank", "query": "Where?"}
+    tei = post(address, "/rerank", **body, texts=TEXTS, return_text=True).json()
+    jina = post(address, "/v1/rerank", **body, documents=[{"text": t} for t in TEXTS], top_n=2).json()["results"]
+    assert [one["index"] for one in tei] == [one["index"] for one in wanted]
+    np.testing.assert_allclose([one["score"] for one in tei], [one["score"] for one in wanted], atol=1e-4)
+    assert tei[0]["text"] == TEXTS[tei[0]["index"]]
+    assert [one["index"] for one in jina] == [one["index"] for one in wanted][:2]
+    cohere = pytest.importorskip("cohere")
+    client = cohere.ClientV2(api_key="any", base_url=address)
+    found = client.rerank(model="rerank", query="Where?", documents=TEXTS, top_n=3).results
+    np.testing.assert_allclose([one.relevance_score for one in found], [one["score"] for one in wanted], atol=1e-4)
+
+
+def test_the_other_heads(address: str, engines: dict[str, Any]) -> None:
+    labels = post(address, "/classify", model="classify", inputs=TEXTS).json()
+    for found, wanted in zip(labels, engines["classify"].classify(TEXTS), strict=True):
+        assert [one["label"] for one in found["labels"]] == [one["label"] for one in wanted["labels"]]
+    pair = post(address, "/predict", model="classify", inputs=[[TEXTS[0], TEXTS[1]]]).json()
+    assert {one["label"] for one in pair[0]} == {"no", "maybe", "yes"}
+    spans = post(address, "/tag", model="tag", inputs=TEXTS).json()
+    for found, wanted in zip(spans, engines["tag"].tag(TEXTS), strict=True):
+        assert [(s["start"], s["end"], s["label"]) for s in found["spans"]] == [
+            (s["start"], s["end"], s["label"]) for s in wanted["spans"]
+        ]
+        assert all(found["text"][s["start"] : s["end"]] == s["text"] for s in found["spans"])
+    answers = post(address, "/answer", model="answer", question="Where?", context=TEXTS[0], top_k=2).json()
+    wanted = engines["answer"].answer(["Where?"], [TEXTS[0]], top_k=2)
+    assert [a["text"] for a in answers[0]["answers"]] == [a["text"] for a in wanted[0]["answers"]]
+    chosen = post(
+        address, "/choose", model="choose", prompt="The tap was open.", choices=["Water ran.", "Light."]
+    ).json()
+    wanted = engines["choose"].choose(["The tap was open."], [["Water ran.", "Light."]])[0]
+    np.testing.assert_allclose(chosen["probabilities"], wanted["probabilities"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_interface_page_tells_the_truth(engines: dict[str, Any]) -> None:
+    schemathesis = pytest.importorskip("schemathesis")
+    from xlm.serving.app import create_app
+    from xlm.serving.settings import Settings
+
+    app = create_app({"mini": xlm.load(), **engines}, Settings(inputs=8, characters=2000))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+    import hypothesis
+
+    for operation in schema.get_all_operations():
+        found = operation.ok()
+
+        @hypothesis.given(case=found.as_strategy())
+        @hypothesis.settings(max_examples=10, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+        def run(case: Any) -> None:
+            response = case.call()
+            assert response.status_code < 500, (case.path, case.body, response.text)
+
+        run()
