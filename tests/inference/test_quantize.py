@@ -1,0 +1,104 @@
+"""Folders with int8 weights: what is written, what opens it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import xlm
+from xlm.checkpoints.files import open_checkpoint, save_safetensors
+from xlm.cli import main
+from xlm.inference import quantize as q
+
+TEXTS = {"English": ["hello world", "where is the school"], "Русский": ["Где школа?", "Я сегодня очень устал."]}
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("int8")
+    quality = q.quantize(tiny_model, out, TEXTS, force=True)
+    assert [(row.language, row.texts) for row in quality] == [("English", 2), ("Русский", 2)]
+    assert all(0.99 < row.cosine <= 1.0001 for row in quality)
+    return out
+
+
+def test_the_folder_opens_as_int8_and_answers_like_the_original_in_int8(folder: Path, tiny_model: Path) -> None:
+    engine, original = xlm.load(folder), xlm.load(tiny_model, dtype="int8")
+    assert engine.dtype == "int8"
+    for one, other in zip(engine.encode(["hello", "Где?"]), original.encode(["hello", "Где?"]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    assert json.loads((folder / q.REPORT).read_text("utf-8"))[0]["language"] == "English"
+
+
+def test_matrices_of_the_encoder_are_bytes_on_disk_and_floats_to_readers(folder: Path, tiny_model: Path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    name = "roberta.encoder.layer.0.output.dense.weight"
+    with safetensors.safe_open(folder / "model.safetensors", "np") as file:
+        assert file.get_tensor(name).dtype == np.int8
+        assert file.get_tensor(name + "_scale").dtype == np.float32
+    restored = open_checkpoint(folder)
+    assert name + "_scale" not in restored.entries
+    wanted, scale = open_checkpoint(tiny_model)[name], np.abs(open_checkpoint(tiny_model)[name]).max(1) / 127
+    assert (np.abs(restored[name] - wanted) <= scale[:, None] * 0.5001 + 1e-9).all()
+    assert (folder / "model.safetensors").stat().st_size < (tiny_model / "model.safetensors").stat().st_size
+
+
+def test_the_documented_classes_open_the_folder_widened(folder: Path) -> None:
+    model = xlm.AutoModelForMaskedLM.from_pretrained(folder)
+    assert model.dtype == torch.float32
+    ids = xlm.load(folder).ids(["hello"])[0]
+    with torch.no_grad():
+        states = model.roberta(torch.tensor([ids])).last_hidden_state[0].numpy()
+    np.testing.assert_allclose(xlm.load(folder).encode([ids])[0], states, atol=0.1)
+
+
+def test_what_falls_below_the_bars_is_not_written(tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(xlm.QualityError, match=r"cosine \d\.\d+ in English \(bar 1\.1\).*nothing was written"):
+        q.quantize(tiny_model, out, TEXTS, q.Bars(cosine=1.1))
+    assert not out.exists()
+    rows = [q.Quality("a", 9, 0.999, 0.5, 0.95), q.Quality("b", 9, 0.98, 0.9, 0.7)]
+    assert q.misses(rows, q.Bars()) == [
+        "cosine 0.9800 in b (bar 0.99)",
+        "retrieval agreement 0.700 (bar 0.9)",
+        "mask agreement 0.825 (bar 0.9)",
+    ]
+    assert q.misses([q.Quality("a", 9, float("nan"), 1.0, None)], q.Bars()) == ["cosine nan in a (bar 0.99)"]
+
+
+def test_the_model_itself_is_no_place_to_write(tiny_model: Path) -> None:
+    with pytest.raises(xlm.InputError, match="the model itself"):
+        q.quantize(tiny_model, tiny_model, TEXTS)
+
+
+def test_scales_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    bad = {"w.weight": np.zeros((3, 2), np.int8), "w.weight_scale": np.ones(2, np.float32)}
+    save_safetensors(tmp_path / "model.safetensors", bad)
+    with pytest.raises(xlm.CheckpointError, match=r"w\.weight_scale of shape \(2,\).*needs one a row"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_model_loaded_for_inference_is_not_saved(tiny_model: Path, tmp_path: Path) -> None:
+    model = xlm.AutoModelForMaskedLM.from_pretrained(tiny_model, quantization="int8")
+    if any(p.numel() == 0 for p in model.parameters()):
+        with pytest.raises(xlm.InputError, match="loaded for inference"):
+            model.save_pretrained(tmp_path)
+
+
+def test_the_command_prints_a_line_a_language(tiny_model: Path, tmp_path: Path, capsys) -> None:
+    files = []
+    for language, lines in TEXTS.items():
+        files += ["--texts", str(tmp_path / f"{language}.txt")]
+        (tmp_path / f"{language}.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    out = tmp_path / "out"
+    assert main(["quantize", str(tiny_model), str(out), "--force", "--json", *files]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["language"] for row in printed] == list(TEXTS)
+    assert xlm.load(out).dtype == "int8"
+    (tmp_path / "empty.txt").write_text("\n", "utf-8")
+    assert main(["quantize", str(tiny_model), str(out), "--texts", str(tmp_path / "empty.txt")]) == 1
+    assert "empty.txt: has no text" in capsys.readouterr().err
