@@ -101,6 +101,11 @@ def stats(
     found = fairness(AutoTokenizer.from_pretrained(name), languages_of(files), errors)
     if plot is not None:
         draw(found, plot)
+    for language, counts in found.items():
+        if counts.replaced:
+            Console(stderr=True).print(
+                f"{language}: {counts.replaced:,} lines held bytes that are not UTF-8, read as U+FFFD"
+            )
     if as_json:
         for language, counts in found.items():
             print(json.dumps({"language": language, **counts.record()}, ensure_ascii=False))

@@ -178,9 +178,7 @@ class Splitter:
         return segments
 
 
-def table(
-    decoder: Mapping[int, AddedToken], keep: Iterable[AddedToken] | None = None
-) -> dict[str, tuple[int, AddedToken]]:
-    """``content -> (id, token)``, of ``keep`` alone where given."""
-    chosen = None if keep is None else {token.content for token in keep}
-    return {t.content: (i, t) for i, t in decoder.items() if t.content and (chosen is None or t.content in chosen)}
+def table(decoder: Mapping[int, AddedToken], keep: Iterable[AddedToken]) -> dict[str, tuple[int, AddedToken]]:
+    """``content -> (id, token)`` of the tokens to keep."""
+    chosen = {token.content for token in keep}
+    return {t.content: (i, t) for i, t in decoder.items() if t.content and t.content in chosen}

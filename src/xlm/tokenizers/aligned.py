@@ -65,9 +65,17 @@ class Aligned:
         low = len(self.text) - len(self.text.lstrip())
         return Aligned(self.text.strip(), self.spans[low : low + len(self.text.strip())])
 
-    def keep(self, wanted: Callable[[str], bool]) -> Aligned:
-        kept = [(char, span) for char, span in zip(self.text, self.spans, strict=True) if wanted(char)]
-        return Aligned("".join(char for char, _ in kept), [span for _, span in kept])
+    def keep(self, wanted: Callable[[str], bool], joined: bool = False) -> Aligned:
+        """The wanted characters; with ``joined`` each stands for the unwanted ones behind it as well."""
+        text: list[str] = []
+        spans: list[tuple[int, int]] = []
+        for char, span in zip(self.text, self.spans, strict=True):
+            if wanted(char):
+                text.append(char)
+                spans.append(span)
+            elif joined and spans:
+                spans[-1] = (spans[-1][0], max(spans[-1][1], span[1]))
+        return Aligned("".join(text), spans)
 
     def each(self, change: Callable[[str], str]) -> Aligned:
         """Every character replaced by what ``change`` makes of it."""

@@ -87,6 +87,9 @@ class SpecialTokens:
     def vocab_size(self) -> int:
         raise NotImplementedError
 
+    def __len__(self) -> int:
+        raise NotImplementedError
+
     @property
     def additional_special_tokens(self) -> list[str]:
         return [str(token) for token in self._additional]
@@ -163,14 +166,17 @@ class SpecialTokens:
         self._encoder[token.content] = index
         self._splitters.clear()
 
-    def _splitter(self, which: str = "all") -> Splitter:
-        """``all`` added tokens, or those to find in the ``raw`` or in the ``normalized`` text."""
-        if which not in self._splitters:
-            keep = None
-            if which != "all":
-                keep = [t for t in self._decoder.values() if t.normalized is (which == "normalized")]
-            self._splitters[which] = Splitter(table(self._decoder, keep), self.FAST)
-        return self._splitters[which]
+    def _splitter(self, which: str = "all", special: bool = True) -> Splitter:
+        """``all`` added tokens, or those to find in the ``raw`` or in the ``normalized`` text; ``special`` ones or not."""
+        key = f"{which} {special}"
+        if key not in self._splitters:
+            keep = [
+                token
+                for token in self._decoder.values()
+                if (which == "all" or token.normalized is (which == "normalized")) and (special or not token.special)
+            ]
+            self._splitters[key] = Splitter(table(self._decoder, keep), self.FAST)
+        return self._splitters[key]
 
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_additional_special_tokens: bool = True

@@ -24,6 +24,7 @@ class Fairness:
     words: int = 0
     tokens: int = 0
     unknown: int = 0
+    replaced: int = 0  # lines with bytes that are not UTF-8, where errors="replace" lets them pass
 
     @property
     def tokens_per_character(self) -> float:
@@ -42,15 +43,27 @@ class Fairness:
         return {**asdict(self), **{name: round(getattr(self, name), 6) for name in rates}}
 
 
-def read_lines(path: Path, errors: str = "strict") -> Iterator[str]:
-    """The lines of a UTF-8 file, plain or .gz, that are not empty. ``DataError`` names file, line and byte."""
+def read_lines(path: Path, errors: str = "strict", counts: Fairness | None = None) -> Iterator[str]:
+    """The lines of a UTF-8 file, plain or .gz, that are not empty. ``DataError`` names file, line and byte.
+
+    Lines end at a newline alone (a carriage return before it goes too); a byte-order mark is no part of the first. With
+    ``errors="replace"`` bytes that are not UTF-8 become U+FFFD, and ``counts`` says in how many lines.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
         number = 0
         try:
             for number, raw in enumerate(stream, 1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors).strip()
+                encoding = "utf-8-sig" if number == 1 else "utf-8"
+                try:
+                    line = raw.decode(encoding).strip()
+                except UnicodeDecodeError:
+                    if errors == "strict":
+                        raise
+                    line = raw.decode(encoding, errors).strip()
+                    if counts is not None:
+                        counts.replaced += 1
                 if line:
                     yield line
         except UnicodeDecodeError as error:
@@ -69,7 +82,7 @@ def fairness(tokenizer: Any, files: Mapping[str, Path], errors: str = "strict") 
         counts = found[language] = Fairness()
         batch: list[str] = []
         size = 0
-        for line in read_lines(Path(path), errors):
+        for line in read_lines(Path(path), errors, counts):
             batch.append(line)
             size += len(line)
             if size > _BATCH:

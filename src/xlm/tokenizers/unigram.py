@@ -55,7 +55,10 @@ def _groups(texts: list[str]) -> Iterator[tuple[int, int]]:
 
 
 def clean(text: str) -> str:
-    """Lone surrogates, which no UTF-8 can hold, become U+FFFD one by one, so that offsets stay."""
+    """Lone surrogates, which no UTF-8 can hold, become U+FFFD one by one, so that offsets stay; with a warning."""
+    if text.isascii() or _SURROGATES.search(text) is None:
+        return text
+    logger.warning("a text holds a lone surrogate, which is no character: it is read as U+FFFD")
     return _SURROGATES.sub("\ufffd", text)
 
 
@@ -112,7 +115,6 @@ class Unigram:
             return self.processor.encode(texts, add_bos=special, add_eos=special, num_threads=threads)
         except (RuntimeError, UnicodeError, TypeError):
             # What SentencePiece cannot take: lone surrogates.
-            logger.warning("a text holds a lone surrogate, which is no character: it is read as U+FFFD")
             texts = [clean(text) for text in texts]
             return self.processor.encode(texts, add_bos=special, add_eos=special, num_threads=threads)
 

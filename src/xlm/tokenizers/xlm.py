@@ -304,5 +304,6 @@ def strip_accents(words: list[Any]) -> list[Any]:
         else:
             text = _MARKS.sub("", text)
         return text.lower().split(" ")
-    text = join(words).lower().decompose().keep(lambda char: unicodedata.category(char) != "Mn").lower()
+    # A letter stands for the marks that it loses, too.
+    text = join(words).lower().decompose().keep(lambda char: unicodedata.category(char) != "Mn", joined=True).lower()
     return text.words(" ")

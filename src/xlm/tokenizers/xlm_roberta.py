@@ -275,11 +275,11 @@ class XLMRobertaTokenizer(Tokenizer):
     def _details(self, texts: list[str], split_special_tokens: bool | None = None) -> list[Detail]:
         split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
         segments = [self._split(text, split_special) for text in texts]
-        return self._assemble(texts, segments, self._trim)
+        return self._assemble(texts, segments, bool(split_special))
 
-    def _assemble(self, texts: list[str], segments: Sequence[Sequence[Segment]], trim: bool) -> list[Detail]:
+    def _assemble(self, texts: list[str], segments: Sequence[Sequence[Segment]], split_special: bool) -> list[Detail]:
         raw = [t[s.start : s.end] for t, of in zip(texts, segments, strict=True) for s in of if s.token_id is None]
-        found = iter(self._raw_details(raw, trim))
+        found = iter(self._raw_details(raw, split_special))
         rows: list[Detail] = []
         for text, of in zip(texts, segments, strict=True):
             row = Detail([], [], [], [])
@@ -303,11 +303,11 @@ class XLMRobertaTokenizer(Tokenizer):
             rows.append(row)
         return rows
 
-    def _raw_details(self, texts: list[str], trim: bool) -> list[Detail]:
+    def _raw_details(self, texts: list[str], split_special: bool) -> list[Detail]:
         """Details of texts without added tokens, all at once."""
         if not texts:
             return []
-        spans = self.engine.spans(texts, trim)
+        spans = self.engine.spans(texts, self._trim)
         begins = self.engine.begins_word[spans.ids]
         ids, starts, ends = spans.ids.tolist(), spans.starts.tolist(), spans.ends.tolist()
         piece = self.engine.processor.id_to_piece

@@ -17,7 +17,6 @@ from typing import Any
 
 from xlm.errors import InputError
 from xlm.tokenizers import fastfile
-from xlm.tokenizers.added import Segment
 from xlm.tokenizers.persist import FAST_FILE
 from xlm.tokenizers.rows import Detail
 from xlm.tokenizers.unigram import SPACE, clean
@@ -63,36 +62,28 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
         super()._put(index, token)
         self.__dict__.pop("_suspects", None)
 
-    def _raw_split(self, text: str, split_special: bool) -> list[Segment]:
-        if not text:
-            return []
-        if not split_special:
-            return self._splitter("raw").split(text)
-        # Splitting special tokens leaves the other added ones whole.
-        return [
-            s if s.token_id is None or not self._decoder[s.token_id].special else Segment(s.start, s.end)
-            for s in self._splitter("raw").split(text)
-        ]
-
     def _odd(self, texts: list[str], split_special: bool) -> list[int]:
         may_split = self._splitter("raw").may_split
         return sorted({i for i, text in enumerate(texts) if may_split(text)}.union(self._in_clusters(texts)))
 
     def _treated(self, texts: list[str], split_special: bool) -> list[list[int]]:
-        segments = [self._raw_split(text, split_special) for text in texts]
+        splitter = self._splitter("raw", not split_special)
+        segments = [splitter.split(text) for text in texts]
         raw = [t[s.start : s.end] for t, of in zip(texts, segments, strict=True) for s in of if s.token_id is None]
         odd = set(self._in_clusters(raw))
         plain = iter(self.engine.ids([text for i, text in enumerate(raw) if i not in odd]))
-        found = iter([self._cluster_ids(text) if i in odd else next(plain) for i, text in enumerate(raw)])
+        found = iter(
+            [self._cluster_ids(text, split_special) if i in odd else next(plain) for i, text in enumerate(raw)]
+        )
         return [
             [index for s in of for index in (next(found) if s.token_id is None else [s.token_id])] for of in segments
         ]
 
-    def _cluster_ids(self, text: str) -> list[int]:
+    def _cluster_ids(self, text: str, split_special: bool = False) -> list[int]:
         """The ids of :meth:`_clusters`."""
         normal = _SPACES.sub(SPACE, self.engine.charsmap.text_by_grapheme(clean(text)).rstrip())
         row: list[int] = []
-        for segment in self._splitter("normalized").split(normal):
+        for segment in self._splitter("normalized", not split_special).split(normal):
             if segment.token_id is not None:
                 row.append(segment.token_id)
                 continue
@@ -106,15 +97,16 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
 
     def _details(self, texts: list[str], split_special_tokens: bool | None = None) -> list[Detail]:
         split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        segments = [self._raw_split(text, split_special) for text in texts]
-        return self._assemble(texts, segments, trim=self._trim)
+        splitter = self._splitter("raw", not split_special)
+        segments = [splitter.split(text) for text in texts]
+        return self._assemble(texts, segments, split_special)
 
-    def _raw_details(self, texts: list[str], trim: bool) -> list[Detail]:
+    def _raw_details(self, texts: list[str], split_special: bool) -> list[Detail]:
         odd = set(self._in_clusters(texts))
-        plain = iter(super()._raw_details([text for i, text in enumerate(texts) if i not in odd], trim))
-        return [self._clusters(text, trim) if i in odd else next(plain) for i, text in enumerate(texts)]
+        plain = iter(super()._raw_details([text for i, text in enumerate(texts) if i not in odd], split_special))
+        return [self._clusters(text, split_special) if i in odd else next(plain) for i, text in enumerate(texts)]
 
-    def _clusters(self, text: str, trim: bool) -> Detail:
+    def _clusters(self, text: str, split_special: bool) -> Detail:
         """One text as the compiled reference does it, normalised cluster by cluster."""
         normal, starts, ends = self.engine.charsmap.by_grapheme(clean(text))
         normal = normal.rstrip()
@@ -122,9 +114,9 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
             low, high = match.span()
             normal = f"{normal[:low]}{SPACE}{normal[high:]}"
             starts[low:high], ends[low:high] = [starts[high - 1]], [ends[high - 1]]
-        row = Detail([], [], [], [])
+        row, trim = Detail([], [], [], []), self._trim
         word = 0
-        for segment in self._splitter("normalized").split(normal):
+        for segment in self._splitter("normalized", not split_special).split(normal):
             part = normal[segment.start : segment.end]
             low, high = starts[segment.start : segment.end], ends[segment.start : segment.end]
             if segment.token_id is not None:
