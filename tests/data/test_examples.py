@@ -214,3 +214,15 @@ def test_files_that_are_not_there_or_are_something_else(tmp_path: Path, monkeypa
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"xlm\[data\]"):
         read_examples("hub:xnli:en:train", "classify")
+
+
+@pytest.mark.slow
+def test_sets_of_the_hub_name_their_classes(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([{"text": "a", "label": 0}, {"text": "b", "label": 1}])
+    rows = rows.cast_column("label", datasets.ClassLabel(names=["neg", "pos"]))
+    rows.to_parquet(str(tmp_path / "set" / "train.parquet"))
+    found = read_examples(f"hub:{tmp_path / 'set'}", "classify").examples
+    assert [example.label for example in found] == ["neg", "pos"]
+    with pytest.raises(DataError, match="the data set cannot be loaded"):
+        read_examples(f"hub:{tmp_path / 'none'}", "classify")
