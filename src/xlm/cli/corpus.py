@@ -41,6 +41,7 @@ def build(
         str | None, typer.Option(help="Drop other languages: langid, or the file of a fastText model.")
     ] = None,
     identify_threshold: Annotated[float, typer.Option(help="Probability of another language that counts.")] = 0.65,
+    identify_characters: Annotated[int, typer.Option(help="Shorter texts are not judged.")] = 20,
     held_out: Annotated[float, typer.Option(help="Share kept for validation.")] = 0.0,
     shard_size: Annotated[str, typer.Option(help="Text of a shard.")] = "64MiB",
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one a core.")] = None,
@@ -77,6 +78,7 @@ def build(
             dedup=dedup,  # type: ignore[arg-type]
             identify=identify,
             identify_threshold=identify_threshold,
+            identify_characters=identify_characters,
         ),
     )
     console = stderr()
@@ -115,12 +117,15 @@ def show(folder: Path, about: dict[str, Any], as_json: bool) -> None:
         print_json({"folder": str(folder), "rows": about["rows"], "bad_rows": about["bad_rows"], "languages": rows})
         return
     total = sum(row["tokens"] for row in rows)
-    table = Table(title=f"{folder}: {total:,} tokens from {about['rows']:,} rows", caption_justify="left")
-    for name in ("", "language", "documents", "held out", "tokens", "unknown", *reasons):
-        table.add_column(name, justify="left" if name in ("", "language") else "right", overflow="fold")
+    table = Table(title=f"{folder}: {total:,} tokens from {about['rows']:,} rows", title_justify="left")
+    for name in ("", "language", "documents", "held out", "tokens", "unknown", "dropped"):
+        table.add_column(
+            name, justify="left" if name in ("", "language", "dropped") else "right", no_wrap=name != "dropped"
+        )
     for row in rows:
         cells = [row["kind"], row["language"], f"{row['documents']:,}", f"{row['held_out']:,}", f"{row['tokens']:,}"]
-        table.add_row(*cells, f"{row['unknown_rate']:.2%}", *(f"{row['dropped'].get(name, 0):,}" for name in reasons))
+        dropped = (f"{row['dropped'][name]:,} {name}" for name in reasons if name in row["dropped"])
+        table.add_row(*cells, f"{row['unknown_rate']:.2%}", ", ".join(dropped))
     stdout().print(table)
     if about["bad_rows"]:
         stdout().print(f"{about['bad_rows']:,} rows could not be read: {folder / 'quarantine.jsonl'}", soft_wrap=True)

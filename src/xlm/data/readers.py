@@ -1,4 +1,4 @@
-"""Text files as lines: plain or gzip, streamed, with the file, line and byte of whatever cannot be read.
+"""Text files as lines: plain or compressed, streamed, with the file, line and byte of whatever cannot be read.
 
 A line ends at ``\\n`` and nowhere else (U+2028, a lone CR and other separators are text), one ``\\r`` before it is dropped,
 a byte-order mark at the start of the file is dropped, and the last line needs no line end.
@@ -6,23 +6,15 @@ a byte-order mark at the start of the file is dropped, and the last line needs n
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, cast
 
+from xlm.data.compressed import DAMAGED, open_bytes
 from xlm.errors import DataError
 
+__all__ = ["decode_lines", "find_files", "open_bytes", "read_lines", "read_pairs", "read_texts"]
+
 _BOM = b"\xef\xbb\xbf"
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """The file's uncompressed bytes, by its suffix: ``.gz`` or anything else as it is."""
-    try:
-        return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened: {error.strerror or error}") from error
 
 
 def decode_lines(
@@ -53,8 +45,9 @@ def decode_lines(
                 continue
             offset += len(raw)
             yield number, line.removesuffix("\n").removesuffix("\r")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{name}:{number + 1}: damaged gzip data: {error}") from error
+    except DAMAGED as error:
+        kind = "gzip" if name.endswith(".gz") else "compressed"
+        raise DataError(f"{name}:{number + 1}: damaged {kind} data: {error}") from error
     except OSError as error:
         raise DataError(f"{name}:{number + 1}: cannot be read: {error.strerror or error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,22 @@ from xlm.errors import ConfigError, MissingExtraError
 
 BUNDLED = "langid"
 Guess = tuple[str, float]
-Identifier = Callable[[str], Guess]
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """``guess``: text -> (language code in short form, probability); ``languages``: those that it can tell."""
+
+    guess: Callable[[str], Guess]
+    languages: frozenset[str]
+
+    def speaks_against(self, text: str, declared: str, threshold: float) -> bool:
+        """Whether a text is rather in another language than ``declared``; never where that one is not known here."""
+        if canonical(declared) not in self.languages:
+            return False
+        found, probability = self.guess(text)
+        return probability >= threshold and speaks_against(found, declared)
+
 
 # Three-letter codes, of languages and of the members that models name in their stead, to the two-letter codes of XLM-R.
 _SHORT: dict[str, str] = {
@@ -44,7 +60,7 @@ def speaks_against(guess: str, declared: str) -> bool:
 
 @cache
 def open_identifier(name: str) -> Identifier:
-    """Text -> (language code in short form, probability).
+    """The identifier of that name, or in that file.
 
     Raises ``ConfigError`` for a file that is no fastText model, ``MissingExtraError`` without the extra ``corpus``.
     """
@@ -62,7 +78,7 @@ def _langid() -> Identifier:
         code, probability = model.classify(text)
         return canonical(code), float(probability)
 
-    return guess
+    return Identifier(guess, frozenset(map(canonical, model.labels)))
 
 
 def _fasttext(path: Path) -> Identifier:
@@ -86,4 +102,5 @@ def _fasttext(path: Path) -> Identifier:
         # A model may say a little more than 1.
         return canonical(labels[0].removeprefix("__label__")), min(float(probabilities[0]), 1.0)
 
-    return guess
+    every, _ = model.predict("a", k=-1)
+    return Identifier(guess, frozenset(canonical(label.removeprefix("__label__")) for label in every))

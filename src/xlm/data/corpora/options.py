@@ -47,7 +47,8 @@ class Cleaning:
         max_ratio: a pair's longer side in characters over its shorter one; 0 is no limit.
         dedup: ``exact``: a text is kept once; ``near``: also of texts that share most of their word 5-grams (MinHash).
         identify: ``langid`` (97 languages, comes with the extra) or the path of a fastText model (lid.176, GlotLID).
-        identify_threshold: a document goes when another language has at least this probability.
+        identify_threshold: a document goes when another language has at least this probability, and its own is one that
+            the model can tell.
         identify_characters: shorter ones are not judged.
     """
 
@@ -60,7 +61,7 @@ class Cleaning:
     dedup: Literal["none", "exact", "near"] = "none"
     identify: str | None = None
     identify_threshold: float = 0.65
-    identify_characters: int = 40
+    identify_characters: int = 20
 
     def __post_init__(self) -> None:
         for name in ("min_letters", "max_digits", "identify_threshold"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -37,7 +39,7 @@ def run_stage(name: str, pipeline: list[Any], tasks: int, workers: int, work: Pa
         return
     # Fresh processes: a fork would inherit the threads of tokenizers and the state of their locks.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(left)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(left)), mp_context=context, initializer=_end_with_parent) as pool:
         futures = {pool.submit(_run_task, pipeline, rank, tasks, marks[rank]): rank for rank in left}
         try:
             for count, future in enumerate(as_completed(futures), 1):
@@ -51,6 +53,18 @@ def run_stage(name: str, pipeline: list[Any], tasks: int, workers: int, work: Pa
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on writing beside the build that takes over."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_task(pipeline: list[Any], rank: int, tasks: int, mark: Path) -> tuple[str, str] | None:

@@ -34,7 +34,7 @@ from datatrove.utils.text import TextNormConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from xlm.data.compressed import open_bytes
-from xlm.data.corpora.languages import canonical, open_identifier, speaks_against
+from xlm.data.corpora.languages import canonical, open_identifier
 from xlm.data.corpora.ledger import PAIR, Ledger, piece_folder, plan_bins
 from xlm.data.corpora.options import AUTO, Cleaning, CorpusOptions, check_language
 from xlm.data.corpora.rows import BadRow, read_rows
@@ -192,11 +192,11 @@ class InLanguage(BaseFilter):
         for text, language in zip(sides(doc), declared, strict=False):
             if language != AUTO and len(text) < self.limits.identify_characters:
                 continue
-            found, probability = identify(text)
             if language != AUTO:
-                if probability >= self.limits.identify_threshold and speaks_against(found, language):
+                if identify.speaks_against(text, language, self.limits.identify_threshold):
                     return False, "another language"
                 continue
+            found, probability = identify.guess(text)
             if probability < self.limits.identify_threshold:
                 return False, "language unclear"
             if self.languages is not None and found not in map(canonical, self.languages):
