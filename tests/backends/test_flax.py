@@ -243,6 +243,13 @@ def test_bad_input_is_named(what: str) -> None:
         model(**given)
 
 
+def test_masks_of_xlm_and_of_choices_have_the_inputs_shape() -> None:
+    with pytest.raises(xlm.InputError, match=r"attention_mask of shape \(1, 2, 2\): must be \(1, 2\) like the input"):
+        flax("XLMModel")([[5, 6]], attention_mask=np.ones((1, 2, 2)))
+    with pytest.raises(xlm.InputError, match=r"attention_mask of shape \(1, 2\): must be \(1, 2, 2\) like the input"):
+        flax("XLMRobertaForMultipleChoice")([[[5, 6], [7, 8]]], attention_mask=np.ones((1, 2)))
+
+
 def test_configs_that_flax_cannot_have() -> None:
     with pytest.raises(xlm.ConfigError, match="pruned_heads"):
         flax("XLMRobertaModel", {"pruned_heads": {0: [1]}})

@@ -48,8 +48,8 @@ def activation(act: str | Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def traced(*values: Any) -> bool:
-    """Whether a tracer stands for one of the values: then no check may read them."""
-    return any(isinstance(v, Tracer) for v in values)
+    """Whether a value cannot be read here, since a tracer stands for it or part of it lies on another host."""
+    return any(isinstance(v, Tracer) or (isinstance(v, jax.Array) and not v.is_fully_addressable) for v in values)
 
 
 def parameter(*shape: int, axes: tuple[str | None, ...] = ()) -> nnx.Param[Any]:
