@@ -247,7 +247,7 @@ def processes(count: int, path: Path, output: Path, *changes: str) -> subprocess
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     command += ["-m", "xlm.cli", "pretrain", str(path), "-o", str(output), *(x for c in changes for x in ("--set", c))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.slow
