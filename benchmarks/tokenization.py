@@ -1,18 +1,25 @@
-"""Megabytes of text a second: this library, bare SentencePiece and transformers' current fast tokenizer, in one run.
+"""Megabytes of text a second: this library, bare SentencePiece and transformers' tokenizers, in one run.
 
-    python benchmarks/tokenization.py [--model sentencepiece.bpe.model] [--texts FILE.jsonl.gz ...] [--pieces 250000] [--xlm]
+    python benchmarks/tokenization.py [--model sentencepiece.bpe.model] [--texts FILE.jsonl.gz ...] [--pieces 250002]
+        [--xlm FOLDER] [--workers 4]
 
-Without ``--model`` the bundled vocabulary is used; ``--pieces N`` enlarges it to N pieces that never occur, which costs what
-a large vocabulary costs in memory and loading. Without ``--texts`` the XQuAD contexts in ``../shared`` are read. Ratios count,
-not figures: machines differ and are noisy, so the engines take turns and the best of ``--rounds`` is taken.
+Without ``--model`` the bundled vocabulary is used; ``--pieces N`` enlarges it to N ids with the frequent words of the texts of
+``../shared``, and private characters where those do not suffice. Without ``--texts`` the XQuAD contexts there are read.
+Ratios count, not figures: machines differ and are noisy, so the engines take turns and the best of ``--rounds`` is taken.
+``--workers`` says what memory forked workers have to themselves.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import gc
 import gzip
 import importlib
 import json
+import math
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,18 +44,55 @@ def contexts(files: list[str]) -> list[str]:
     return list(found)
 
 
-def enlarge(model: Path, count: int, folder: Path) -> Path:
-    """The model with pieces of private characters added up to ``count``."""
+def enlarge(model: Path, ids: int, folder: Path) -> Path:
+    """The model with frequent words as pieces, scored by frequency, up to ``ids`` ids."""
     parsed = proto.parse(model.read_bytes(), str(model))
-    scores = parsed.scores.tolist()
-    pieces = list(zip(parsed.pieces()[3:], scores[3:], strict=True))
-    extra = count - parsed.count
-    pieces += [
-        ("".join(chr(0xE000 + number // 70**k % 70) for k in range(4)), -30.0) for number in range(max(0, extra))
-    ]
+    pieces = dict(zip(parsed.pieces()[3:], parsed.scores.tolist()[3:], strict=True))
+    words: collections.Counter[str] = collections.Counter()
+    for path in sorted((ROOT.parent / "shared/data/pretrain").glob("*.txt.gz")):
+        with gzip.open(path, "rt", encoding="utf-8", newline="\n") as stream:
+            words.update(stream.read(500_000).split())
+    total = words.total()
+    wanted = ids - 5  # four special tokens and the mask
+    for word, count in words.most_common():
+        if len(pieces) >= wanted:
+            break
+        if len(word) <= 16:
+            pieces.setdefault("▁" + word, math.log(count / total))
+    number = 0
+    while len(pieces) < wanted:
+        pieces["".join(chr(0xE000 + number // 70**k % 70) for k in range(4))] = -30.0
+        number += 1
     out = folder / "sentencepiece.bpe.model"
-    out.write_bytes(proto.build(pieces, parsed.charsmap))
+    out.write_bytes(proto.build(pieces.items(), parsed.charsmap))
     return out
+
+
+def memory() -> dict[str, int]:
+    """Megabytes of this process, and those of them that no other process shares (Linux)."""
+    lines = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
+    found = {line[0].rstrip(":"): int(line[1]) for line in lines}
+    return {"resident": found["Rss"] // 1024, "own": (found["Private_Dirty"] + found["Private_Clean"]) // 1024}
+
+
+def workers(count: int, tokenizer: Any, texts: list[str]) -> None:
+    """Fork, tokenize in every worker, and print what each of them has for itself while the others live."""
+    print(f"before forking: {memory()}", flush=True)
+    gc.freeze()  # so that the collector does not write to pages that are shared
+    children: list[int] = []
+    for _ in range(count):
+        done, tell = os.pipe()
+        child = os.fork()
+        if not child:
+            tokenizer(texts)
+            tokenizer.encode_arrays(texts)
+            os.write(tell, json.dumps(memory()).encode())
+            signal.pause()
+        children.append(child)
+        print(f"worker: {os.read(done, 1000).decode()}")
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def race(runs: dict[str, Callable[[], Any]], size: int, rounds: int) -> dict[str, float]:
@@ -70,6 +114,7 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--xlm", metavar="FOLDER", help="vocab.json and merges.txt: time XLMTokenizer too")
+    parser.add_argument("--workers", type=int, default=0, help="fork so many and print their memory")
     given = parser.parse_args()
     texts = contexts(given.texts)
     size = sum(len(text.encode()) for text in texts)
@@ -93,6 +138,7 @@ def main() -> None:
             "XLMRobertaTokenizer(texts)": lambda: slow(texts),
             "XLMRobertaTokenizerFast(texts)": lambda: fast(texts),
             "ids and offsets as arrays": lambda: slow.encode_arrays(texts),
+            "ids and offsets as lists": lambda: slow(texts, return_offsets_mapping=True),
         }
         try:
             transformers = importlib.import_module("transformers")
@@ -103,18 +149,25 @@ def main() -> None:
         except ImportError:
             print("transformers is not installed: it is left out")
         if given.xlm:
-            xlm = XLMTokenizer.from_pretrained(given.xlm)
+            files = [str(Path(given.xlm) / name) for name in ("vocab.json", "merges.txt")]
+            xlm = XLMTokenizer(*files)
             runs["XLMTokenizer(texts)"] = lambda: xlm(texts)
+            if "transformers fast" in runs:
+                old = importlib.import_module("transformers").XLMTokenizer(*files)
+                runs["transformers XLMTokenizer"] = lambda: old(texts)
         best = race(runs, size, given.rounds)
     ratio = min(loads["load ours"]) / min(loads["load bare"])
     print(
         f"{len(texts):,} texts, {size / 1e6:.1f} MB, {len(slow):,} ids; "
         f"load {min(loads['load ours']):.3f} s, {ratio:.2f} x bare"
     )
-    reference = best.get("transformers fast", 0.0)
     for name, speed in best.items():
-        times = f"{speed / reference:6.1f} x transformers fast" if reference else ""
+        peer = "XLMTokenizer" if "XLMTokenizer" in name else "fast, offsets" if "offsets" in name else "fast"
+        reference = best.get(f"transformers {peer}", 0.0)
+        times = f"{speed / reference:6.1f} x transformers" if reference else ""
         print(f"{name:34} {speed:7.1f} MB/s {times} {speed / best['bare sentencepiece, 2 threads']:6.2f} x bare")
+    if given.workers:
+        workers(given.workers, fast, texts)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def stats(
     errors: Annotated[str, typer.Option(help="Bytes that are not UTF-8: strict or replace.")] = "strict",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a language on stdout.")] = False,
 ) -> None:
-    """Report how fairly a vocabulary treats languages: tokens a character and a word, unknown tokens."""
+    """Report how fairly a vocabulary treats languages: tokens a character and a word, unknown tokens, unread characters."""
     from xlm.tokenizers.auto import AutoTokenizer
     from xlm.tokenizers.stats import fairness
     from xlm.tokenizers.stats import plot as draw
@@ -110,8 +110,15 @@ def stats(
         for language, counts in found.items():
             print(json.dumps({"language": language, **counts.record()}, ensure_ascii=False))
         return
-    table = Table("language", "characters", "tokens", "tokens/character", "tokens/word", "unknown", title=name)
-    for language, counts in sorted(found.items(), key=lambda item: item[1].tokens_per_character):
-        rates = (f"{counts.tokens_per_character:.3f}", f"{counts.tokens_per_word:.2f}", f"{counts.unknown_rate:.3%}")
-        table.add_row(language, f"{counts.characters:,}", f"{counts.tokens:,}", *rates)
+    rates = ("tokens a\ncharacter", "tokens\na word", "unknown\ntokens", "unread\ncharacters")
+    table = Table("", "characters", "tokens", *rates, title=name)
+    # What cannot be read comes last: an unknown token may stand for a whole word, which looks cheap.
+    order = sorted(
+        (counts.unread_rate > 0.05, counts.tokens_per_character, language) for language, counts in found.items()
+    )
+    for _, per_character, language in order:
+        counts = found[language]
+        shares = (f"{per_character:.3f}", f"{counts.tokens_per_word:.2f}")
+        shares += (f"{counts.unknown_rate:.2%}", f"{counts.unread_rate:.2%}")
+        table.add_row(language, f"{counts.characters:,}", f"{counts.tokens:,}", *shares)
     Console().print(table)

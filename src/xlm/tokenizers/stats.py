@@ -1,4 +1,4 @@
-"""How fairly a vocabulary treats languages: tokens a character and a word, and the share of unknown tokens."""
+"""How fairly a vocabulary treats languages: tokens a character and a word, and the share of what it cannot read."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Fairness:
     words: int = 0
     tokens: int = 0
     unknown: int = 0
+    unread: int = 0  # characters that unknown tokens stand for: what the model does not see
     replaced: int = 0  # lines with bytes that are not UTF-8, where errors="replace" lets them pass
 
     @property
@@ -38,8 +39,12 @@ class Fairness:
     def unknown_rate(self) -> float:
         return self.unknown / max(1, self.tokens)
 
+    @property
+    def unread_rate(self) -> float:
+        return self.unread / max(1, self.characters)
+
     def record(self) -> dict[str, Any]:
-        rates = ("tokens_per_character", "tokens_per_word", "unknown_rate")
+        rates = ("tokens_per_character", "tokens_per_word", "unknown_rate", "unread_rate")
         return {**asdict(self), **{name: round(getattr(self, name), 6) for name in rates}}
 
 
@@ -93,17 +98,29 @@ def fairness(tokenizer: Any, files: Mapping[str, Path], errors: str = "strict") 
 
 
 def _count(tokenizer: Any, lines: list[str], counts: Fairness) -> None:
+    if not lines:
+        return
     unknown = tokenizer.unk_token_id
-    rows = tokenizer(lines, add_special_tokens=False)["input_ids"] if lines else []
+    rows = tokenizer(lines, add_special_tokens=False, verbose=False)["input_ids"]
     counts.lines += len(lines)
     counts.characters += sum(map(len, lines))
     counts.words += sum(len(line.split()) for line in lines)
     counts.tokens += sum(map(len, rows))
     counts.unknown += sum(row.count(unknown) for row in rows)
+    partly = [line for line, row in zip(lines, rows, strict=True) if unknown in row]
+    if partly:
+        found = tokenizer(partly, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+        for row, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True):
+            counts.unread += sum(
+                end - start for index, (start, end) in zip(row, offsets, strict=True) if index == unknown
+            )
 
 
 def plot(found: Mapping[str, Fairness], path: Path) -> None:
-    """Bars of tokens a character, the costliest language first, and of the unknown rate where there is any."""
+    """Bars of tokens a character, the costliest language first, and of the characters that no token stands for.
+
+    A language whose characters are unknown looks cheap, since one unknown token may stand for a whole word.
+    """
     try:
         figures = importlib.import_module("matplotlib.figure")
     except ModuleNotFoundError as error:
@@ -113,8 +130,8 @@ def plot(found: Mapping[str, Fairness], path: Path) -> None:
     panes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     panes[0].barh(order, [found[language].tokens_per_character for language in order], color="#4477aa")
     panes[0].set_xlabel("tokens a character")
-    panes[1].barh(order, [100 * found[language].unknown_rate for language in order], color="#cc6677")
-    panes[1].set_xlabel("unknown tokens, %")
+    panes[1].barh(order, [100 * found[language].unread_rate for language in order], color="#cc6677")
+    panes[1].set_xlabel("unread characters, %")
     panes[0].invert_yaxis()
     with atomic.replacing(path) as stream:
         figure.savefig(stream, format=path.suffix.lstrip(".") or "png", dpi=150)
