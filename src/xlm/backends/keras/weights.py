@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from xlm.backends.keras.embeddings import sinusoids
 from xlm.backends.keras.ops import Table
@@ -107,11 +108,11 @@ def initialise(model: Any, names: Iterable[str] | None = None) -> None:
         else:
             if isinstance(weight.layer, Table) and "embeddings." in name:
                 scale = spec.embedding_init_std
-            values: Any = keras.random.normal(variable.shape, stddev=scale, dtype="float32")
+            variable.assign(keras.random.normal(variable.shape, stddev=scale, dtype="float32"))
             pad = getattr(weight.layer, "pad", None)
-            if pad is not None:
-                values *= (np.arange(variable.shape[0])[:, None] != pad).astype(np.float32)
-            variable.assign(values)
+            if pad is not None:  # in place: the word table is the largest thing there is
+                row = tf.zeros((1, variable.shape[1]), variable.dtype)
+                variable.value.scatter_update(tf.IndexedSlices(row, [pad]))
 
 
 def assign(model: Any, source: Any, where: str = "") -> Report:
