@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import dataclasses
+import errno
 import gzip
 import hashlib
 import json
@@ -107,6 +108,23 @@ def test_cut_off_compression_is_an_error_with_its_line(suffix: str, tmp_path: Pa
     data = pack.get(suffix, zstandard.ZstdCompressor().compress)(text)
     with pytest.raises(DataError, match=rf"a\.txt\{suffix}:\d+: "):
         rows(write(tmp_path / f"a.txt{suffix}", data[: len(data) // 2]))
+
+
+def test_a_network_disk_that_stumbles_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xlm.data import compressed
+
+    path, real, failures = write(tmp_path / "a.txt.gz", gzip.compress(b"text")), gzip.open, [errno.EIO, errno.ESTALE]
+
+    def stumbling(*args: Any) -> Any:
+        if failures:
+            raise OSError(failures.pop(), "stumbles")
+        return real(*args)
+
+    monkeypatch.setattr(compressed.gzip, "open", stumbling)
+    assert texts(rows(path)) == ["text"] and not failures
+    failures += [errno.EIO] * 9
+    with pytest.raises(DataError, match=r"a\.txt\.gz: cannot be opened: stumbles"):
+        rows(path)
 
 
 def test_line_ends_and_marks_are_as_defined(tmp_path: Path) -> None:

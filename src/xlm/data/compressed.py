@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import IO, Any, cast
 
+from xlm.atomic import with_retries
 from xlm.errors import DataError, MissingExtraError
 
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
@@ -25,7 +26,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     """
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstd}
     try:
-        return cast(IO[bytes], openers.get(path.suffix, open)(path, "rb"))
+        return cast(IO[bytes], with_retries(lambda: openers.get(path.suffix, open)(path, "rb")))
     except OSError as error:
         if isinstance(error, DataError | MissingExtraError):
             raise

@@ -98,7 +98,10 @@ def _picture(rows: list[dict[str, Any]], reasons: list[str]) -> bytes | None:
     tokens, shares, unknown = figure.subplots(1, 3, sharey=True, width_ratios=[4, 4, 2])
     place = list(range(len(rows)))
     tokens.barh(place, [max(row["tokens"], 1) for row in rows], color="#4477aa")
-    tokens.set_xscale("log")
+    sizes = [row["tokens"] for row in rows if row["tokens"]]
+    if sizes and max(sizes) > 50 * min(sizes):
+        tokens.set_xscale("log")
+        tokens.set_xlim(left=min(sizes) / 3)
     tokens.set_xlabel("tokens")
     tokens.set_yticks(place, names, fontsize=7)
     tokens.invert_yaxis()
