@@ -142,6 +142,15 @@ def test_training_files_of_one_s_own(data, tmp_path: Path):
         assert "tfidf" not in outcome.baselines, "one class alone cannot be told from others"
 
 
+def test_baselines_learn_from_every_file():
+    from xlm.evaluation.baselines import evenly
+
+    languages = ["en"] * 5000 + ["ru"] * 3000 + ["zh"] * 2000
+    kept = evenly(languages, 4000)
+    assert [kept.count(code) for code in ("en", "ru", "zh")] == [2000, 1200, 800]
+    assert evenly([1, 2], 4000) == [1, 2]
+
+
 def test_a_model_with_other_labels(data):
     with pytest.raises(InputError, match="the model's labels are LABEL_0, LABEL_1: xnli has entailment, neutral"):
         evaluate("m", "xnli", data, load=lambda name: Fake(labels=("LABEL_0", "LABEL_1")))

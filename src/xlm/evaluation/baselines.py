@@ -28,7 +28,7 @@ from xlm.tasks.examples import ChoiceExample, QuestionExample, TaggedExample, Te
 from xlm.tasks.metrics import mining
 
 MOST = 4000
-"""Training examples (sentences, questions) that a baseline learns from, at most: the first ones."""
+"""Training examples (sentences, questions) that a baseline learns from, at most: evenly taken from all files."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,17 @@ def fit(benchmark: Benchmark, train: Sequence[Any]) -> Baselines:
         return Baselines(None, _ALIKE[benchmark.task])
     if not train:
         return Baselines(None, None)
-    kept = list(train)[:MOST]
+    kept = evenly(train, MOST)
     if benchmark.metric == "correlations":
         return Baselines(None, _regress(kept))
     return _FIT[benchmark.task](kept)
+
+
+def evenly(train: Sequence[Any], most: int) -> list[Any]:
+    """At most so many examples, from the whole of ``train``, so that no language at its end is left out."""
+    if len(train) <= most:
+        return list(train)
+    return [train[at * len(train) // most] for at in range(most)]
 
 
 # -- classes ---------------------------------------------------------------------------------------------------------------
@@ -235,7 +242,7 @@ def _runs(example: QuestionExample) -> tuple[list[tuple[int, int]], Any]:
 def _fit_answers(train: Sequence[QuestionExample]) -> Baselines:
     rng = np.random.default_rng(0)
     rows, labels, sizes = [], [], []
-    for example in train[:800]:
+    for example in evenly(train, 800):
         if not example.answers:
             continue
         gold = example.answers[0]
