@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from xlm.errors import InputError
 from xlm.tokenizers.added import AddedToken
+from xlm.tokenizers.decoding import Decoding
 from xlm.tokenizers.encoding import BatchEncoding, Encoding, Span
 from xlm.tokenizers.options import VERY_LARGE, Options, TruncationStrategy, resolve
 from xlm.tokenizers.persist import Persistence
@@ -16,8 +17,6 @@ from xlm.tokenizers.rows import Detail, Template, pad_encoding, pad_rows, padded
 from xlm.tokenizers.special import logger
 from xlm.tokenizers.truncate import Plan, fast_plan, slow_plan
 
-_CLEANUP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"))
-_CLEANUP += ((" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
 # What a call takes of its own; anything else goes to the subclass (``lang`` of XLM) or is refused.
 _OLD = ("truncation_strategy", "pad_to_max_length")
 
@@ -26,7 +25,7 @@ _OLD = ("truncation_strategy", "pad_to_max_length")
 Finished = tuple[list[list[int]], list[list[Span]] | None]
 
 
-class Tokenizer(Preparation, Persistence):
+class Tokenizer(Preparation, Decoding, Persistence):
     """Abstract: a subclass says how a text becomes tokens (:meth:`_content`, :meth:`_details`), its ids and its files.
 
     ``FAST`` chooses, where the reference's two classes of a model differ, the behaviour of its compiled one.
@@ -357,59 +356,6 @@ class Tokenizer(Preparation, Persistence):
 
     def _finish(self, data: dict[str, list[Any]], options: Options) -> None:
         pad_rows(data, self._fill(), padded_length(data["input_ids"], options), self.padding_side)
-
-    # ---- decoding --------------------------------------------------------------------------------------------------
-    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **options: Any) -> list[str]:
-        return [self.decode(row, skip_special_tokens, **options) for row in sequences]
-
-    def decode(
-        self,
-        token_ids: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-        **options: Any,
-    ) -> str:
-        """The text of a row of ids; ``clean_up_tokenization_spaces`` takes away spaces before English punctuation."""
-        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        if isinstance(ids, int):
-            # As in the reference, one id by itself is shown even if it is special.
-            ids, skip_special_tokens = [ids], skip_special_tokens and self.FAST
-        else:
-            ids = [int(index) for index in ids]
-        text = self._decode(ids, skip_special_tokens, options.get("spaces_between_special_tokens", True))
-        cleanup = (
-            self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
-        )
-        return self.clean_up_tokenization(text) if cleanup else text
-
-    def _decode(self, ids: list[int], skip_special: bool, spaces: bool) -> str:
-        """The reference's Python rule: tokens added by the user stand apart from the text between them."""
-        special = set(self.all_special_tokens)
-        apart = set(self._encoder) - special
-        apart |= {t for t in self.additional_special_tokens if self.convert_tokens_to_ids(t) >= self.vocab_size}
-        texts: list[str] = []
-        run: list[str] = []
-        for token in [*self.convert_ids_to_tokens(ids, skip_special), None]:
-            if token is not None and token not in apart:
-                run.append(token)
-                continue
-            if run:
-                string = self.convert_tokens_to_string(run)
-                if string or token is None:
-                    texts.append(string)
-                run = []
-            if token is not None:
-                texts.append(token)
-        return (" " if spaces else "").join(texts)
-
-    def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        raise NotImplementedError
-
-    @staticmethod
-    def clean_up_tokenization(out_string: str) -> str:
-        for spaced, closed in _CLEANUP:
-            out_string = out_string.replace(spaced, closed)
-        return out_string
 
     def _warn_length(self, length: int, options: Options) -> None:
         if options.max_length is None and length > self.model_max_length and options.verbose:
