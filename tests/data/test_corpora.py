@@ -596,3 +596,40 @@ def test_a_recipe_trains_from_a_corpus_as_from_its_files(tmp_path: Path, tiny_mo
         write(tmp_path / "bad.yaml", yaml.safe_dump(recipe | {"data": data, "output": str(tmp_path / "bad")}))
         with pytest.raises((ConfigError, DataError), match=message):
             pretrain(load_recipe(tmp_path / "bad.yaml"), quiet=True)
+
+
+def test_xlm_trains_from_raw_text_with_its_own_vocabulary(tmp_path: Path) -> None:
+    """From text to codes to shards to steps, all with XLM's tokenizer and the rules of each language."""
+    pytest.importorskip("tokenizers")
+    yaml = pytest.importorskip("yaml")
+    import xlm
+    from xlm.training.pretrain import pretrain
+    from xlm.training.recipe import load_recipe
+
+    for name in ("en", "fr"):
+        write(tmp_path / f"{name}.txt", "\n".join(lines(200, len(name))))
+    write(tmp_path / "fr-en.tsv", "\n".join(map("\t".join, zip(lines(80, 1), lines(80, 2), strict=True))))
+    xlm.train_bpe({name: tmp_path / f"{name}.txt" for name in ("en", "fr")}, 120, tmp_path / "bpe")
+    sources = parse_sources([str(tmp_path / name) for name in ("en.txt", "fr.txt", "fr-en.tsv")])
+    built = build_corpus(CorpusOptions(sources, tmp_path / "corpus", tmp_path / "bpe"))
+    tokenizer = xlm.XLMTokenizer.from_pretrained(tmp_path / "bpe")
+    stores = open_corpus_folder(built.folder)
+    first = lines(200, 2)[0]
+    assert stores["text"]["fr"].sentence(0).tolist() == tokenizer(first, lang="fr")["input_ids"][1:-1]
+    assert int(stores["text"]["fr"].slice(0, 50)[stores["text"]["fr"].offsets[1] - 1]) == tokenizer.sep_token_id
+    recipe = {
+        "tokenizer": "bpe",
+        "data": {"corpus": "corpus", "first_token": "eos"},
+        "model": {
+            "family": "xlm",
+            "config": {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64},
+        },
+        "objectives": {"mlm": {}, "tlm": {"reset_positions": True}},
+        "batch": {"tokens": 256, "phases": [{"length": 48}]},
+        "schedule": {"steps": 2},
+        "threads": 1,
+        "output": str(tmp_path / "run"),
+    }
+    write(tmp_path / "recipe.yaml", yaml.safe_dump(recipe))
+    outcome = pretrain(load_recipe(tmp_path / "recipe.yaml"), quiet=True)
+    assert outcome.finished and xlm.load(str(outcome.model)).fill_mask(["the <special1> of France"])

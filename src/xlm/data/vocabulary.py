@@ -82,7 +82,8 @@ def load_vocabulary(folder: Path) -> Vocabulary:
         encode_lines=encode_lines,
         size=len(tokenizer),
         bos_id=tokenizer.bos_token_id,
-        eos_id=tokenizer.eos_token_id,
+        # XLM's tokenizer has its end of a sentence under the name of the separator alone.
+        eos_id=tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
         mask_id=tokenizer.mask_token_id,
         special_ids=tuple(sorted(set(tokenizer.all_special_ids))),
