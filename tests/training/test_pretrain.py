@@ -18,7 +18,7 @@ import xlm
 from xlm.errors import CheckpointError, ConfigError, OutputError
 from xlm.training import pretrain as loop
 from xlm.training import state, trainer
-from xlm.training.files import run_lock
+from xlm.training.files import run_lock, verify_folder
 from xlm.training.pretrain import EXIT_STOPPED, pretrain
 from xlm.training.recipe import load_recipe
 from xlm.training.trainer import NonFiniteLoss
@@ -281,3 +281,25 @@ def test_a_cut_model_is_the_whole_one_and_goes_on_with_other_processes(toy: Toy,
     assert json.loads((output / "model" / "config.json").read_text())["architectures"] == ["XLMRobertaForMaskedLM"]
     records = [json.loads((tmp_path / x / "metrics.jsonl").read_text().splitlines()[-1]) for x in ("one", "two")]
     assert records[0]["kind"] == "valid" and records[0]["loss"] == pytest.approx(records[1]["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_when_a_process_dies_the_others_end_and_the_next_start_goes_on(toy: Toy, tmp_path: Path) -> None:
+    path = toy(objectives={"mlm": {}}, schedule__steps=10**6, every__checkpoint=5)
+    output = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "xlm.cli", "pretrain", str(path), "-o", str(output)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as started:
+        deadline = time.monotonic() + 300
+        while not list((output / "checkpoints").glob("step-*")) and time.monotonic() < deadline:
+            assert started.poll() is None
+            time.sleep(0.5)
+        children = subprocess.run(["pgrep", "-P", str(started.pid)], capture_output=True, text=True).stdout.split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        told = started.communicate(timeout=120)[1]
+    assert started.returncode not in (0, EXIT_STOPPED)
+    assert "SIGKILL" in told or "Signal 9" in told or "exitcode  : -9" in told
+    verify_folder(state.checkpoint_folders(output)[-1])
+    again = processes(2, path, output, "max_minutes=1e-9")
+    assert "resumed from" in again.stderr and "stopped at step" in again.stderr

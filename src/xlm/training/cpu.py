@@ -178,12 +178,13 @@ class CPUOperations(Operations):
     def linear(self, module: nn.Module, x: Tensor) -> Tensor:
         """``module(x)``; adapters take their own way."""
         if type(module) is not nn.Linear or module.weight.dtype != torch.float32 or x.ndim != 2:
-            with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+            low = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 return module(x)
-        if x.dtype == torch.bfloat16:
+        if x.dtype == torch.bfloat16 and self._bf16:
             weight, bias = module.weight, module.bias
             return _LowLinear.apply(x, weight, bias, self._low(weight), self._low(bias))  # type: ignore[return-value]
-        if torch.is_autocast_enabled("cpu"):
+        if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return module(x)
         return _Linear.apply(x, module.weight, module.bias, self._backward)  # type: ignore[return-value]
 
