@@ -239,10 +239,10 @@ def section(records: list[dict[str, Any]], seconds: float) -> str:
     parts = [
         BEGIN,
         f"`python benchmarks/tasks.py --data ../shared/data --write docs/results.md` ({seconds / 60:.0f} minutes); one "
-        "seed unless said otherwise; `weights` is how the SHA-256 of the bundled model's weights begins. Averages over languages in "
-        "percent with 95 % bootstrap intervals; baselines learn from the same files. The average is above both baselines in "
-        f"{beaten} of {len(records)} lines. The papers' models are 40 to 1,700 times as large and learnt from 20 to 250 times "
-        "as many examples: they show where each task's ceiling is.",
+        "seed unless said otherwise; `weights` is how the SHA-256 of the bundled model's weights begins. Averages over "
+        "languages in percent with 95 % bootstrap intervals; baselines learn from the same files. The average is above both "
+        f"baselines in {beaten} of {len(records)} lines. The papers' models are 40 to 1,700 times as large and learnt from 20 "
+        "to 250 times as many examples: they show where each task's ceiling is.",
         overview(records),
     ]
     for record in records:
