@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import tomllib
 from pathlib import Path
@@ -57,7 +58,11 @@ def demo(
 
 def introduction(engine: Engine, seconds: float) -> Text:
     """What was loaded, and what to expect of it."""
-    count = sum(parameter.numel() for parameter in engine.model.parameters())
+    from xlm.checkpoints.expected import expected_shapes
+
+    # By the config: the model in memory holds its matrices packed, not as parameters.
+    shapes = expected_shapes(engine.model.config, type(engine.model).__name__)
+    count = sum(math.prod(shape) for shape in shapes.values())
     line = Text.assemble((engine.name, "bold"), f": {count / 1e6:.1f} million parameters, loaded in {seconds:.1f} s. ")
     if count < 50e6:
         line.append("It is a small model: expect rough guesses.", "dim")
