@@ -33,7 +33,7 @@ help:
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/pyvenv.cfg
 	@echo "Installing into .venv, with the test tools ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[torch,jax,tf,train,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[torch,jax,tf,train,corpus,eval,serve,export,dev]'
 	@touch $@ .venv/.installed-demo
 
 demo: .venv/.installed-demo

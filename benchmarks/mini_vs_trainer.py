@@ -2,12 +2,12 @@
 
     python benchmarks/mini_vs_trainer.py --data ../shared/data --minutes 10 --out /tmp/compare [--only trainer] [--clock cpu]
 
-Both start from nothing, one after the other, may use ``--threads`` cores, and compute in bf16 where the CPU does. The Trainer has what a careful user
-gives it: text tokenised before the clock starts, packed into full rows of 64 tokens, languages mixed as in the
-recipe, AdamW at 1e-3 with warm-up and a linear decay that ends with the time, no dropout, 15 % masking. It has no
-translation objective: none is built in. ``--clock cpu`` counts its minutes in time on the processor, which on one thread are
-the minutes of a free core, whatever else the machine does. Ours is ``recipes/xlmr-mini.yaml`` with its ``schedule.minutes`` set, less
-the time that its start from counts takes.
+Both start from nothing, one after the other, may use ``--threads`` cores, and compute in bf16 where the CPU does. The
+Trainer has what a careful user gives it: text tokenised before the clock starts, packed into full rows of 64 tokens,
+languages mixed as in the recipe, AdamW at 1e-3 with warm-up and a linear decay that ends with the time, no dropout, 15 %
+masking. It has no translation objective: none is built in. ``--clock cpu`` counts its minutes in time on the processor,
+which on one thread are the minutes of a free core, whatever else the machine does. Ours is ``recipes/xlmr-mini.yaml``
+with its ``schedule.minutes`` set, less the time that its start from counts takes.
 
 The report has tokens a second, peak memory, and held-out scores as in `mini_quality.py`.
 """

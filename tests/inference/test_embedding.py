@@ -45,7 +45,7 @@ def test_a_sentence_transformers_folder_decides(folder: Path) -> None:
     np.testing.assert_allclose(engine.embed(TEXTS), plain.embed(TEXTS, "cls"), atol=1e-6)
     prompted = plain.embed(["query: " + text for text in TEXTS], "cls")
     np.testing.assert_allclose(engine.embed(TEXTS, prompt="query"), prompted, atol=1e-6)
-    with pytest.raises(InputError, match="prompt is 'doc'.*passage, query"):
+    with pytest.raises(InputError, match=r"prompt is 'doc'.*passage, query"):
         engine.embed(TEXTS, prompt="doc")
     with pytest.raises(InputError, match="limit is 24"):
         engine.embed(["one two three " * 12])
