@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +33,9 @@ _AUTO = {
     "Model": auto.AutoModel,
 }
 
+# How the tensors of heads begin; a pooler belongs to the head where pretraining had none.
+_NEW = ("classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", "roberta.pooler.")
+
 
 def folder_of(recipe: FineTune) -> Any:
     """Where the model's files are."""
@@ -55,9 +60,26 @@ def make_model(recipe: FineTune, task: Task, folder: Any) -> Any:
         options[family.causal_switch] = True
     if recipe.dropout is not None:
         options |= {key: recipe.dropout for key in ("hidden_dropout_prob", "dropout") if hasattr(config, key)}
-    model = _AUTO[task.head].from_pretrained(folder, **options)
+    with _new_heads_are_expected():
+        model = _AUTO[task.head].from_pretrained(folder, **options)
     _learn(model, recipe)
     return model
+
+
+@contextmanager
+def _new_heads_are_expected() -> Iterator[None]:
+    """Loading warns of tensors that are not in the checkpoint; here a new head is what was asked for."""
+    log = logging.getLogger("xlm")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        made = getattr(record.args[0], "initialised", ()) if isinstance(record.args, tuple) and record.args else ()
+        return not made or not all(name.startswith(_NEW) for name in made)
+
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
 
 
 def _labels(task: Task, config: Any, trained: bool, folder: str) -> dict[str, Any]:
