@@ -229,11 +229,10 @@ class TrunkModel(TFPreTrainedModel):
         if mask is None:
             return None
         layers, heads = self.spec.num_layers, self.spec.num_heads
-        if mask.shape.rank == 1:
-            mask = tf.tile(mask[None], (layers, 1))
-        if not fits(mask.shape, layers, heads):
+        if not fits(mask.shape, heads) and not fits(mask.shape, layers, heads):
             raise InputError(f"head_mask of shape {tuple(mask.shape)}: must be ({heads},) or ({layers}, {heads})")
-        return [tf.reshape(tf.cast(mask[i], dtype), (1, -1, 1, 1)) for i in range(layers)]
+        both: Any = tf.broadcast_to(mask, (layers, heads))
+        return [tf.reshape(tf.cast(both[i], dtype), (1, -1, 1, 1)) for i in range(layers)]
 
     def _source(self, call: Call, batch: Any, queries: Any, dtype: Any) -> Any:
         states = call.encoder_hidden_states

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("xlm")
+_CHUNK = 8_000_000  # elements that are moved at a time
 FILLING: ContextVar[bool] = ContextVar("filling", default=False)
 """Whether a model is being built to take the values of a file: then nothing is initialised."""
 # Options of other libraries that change nothing here: any file is read whatever wrote it, and code is never run.
@@ -58,7 +61,20 @@ class Weight:
     def write(self, array: np.ndarray) -> None:
         """Take the values of a file."""
         array = array.T if self.transposed else array
-        self.variable.assign(np.ascontiguousarray(array).astype(np.dtype(_numpy(self.variable.dtype)), copy=False))
+        kind = np.dtype(_numpy(self.variable.dtype))
+        put(self.variable, lambda rows: np.ascontiguousarray(array[rows]).astype(kind, copy=False))
+
+
+def put(variable: Any, produce: Callable[[slice], Any]) -> None:
+    """Give a variable what ``produce`` makes of some of its rows at a time: a word table has no room for two."""
+    count = variable.shape[0]
+    step = max(1, _CHUNK // max(1, math.prod(variable.shape[1:])))
+    if count <= step:
+        variable.assign(produce(slice(0, count)))
+        return
+    for start in range(0, count, step):
+        rows = slice(start, min(start + step, count))
+        variable.value[rows].assign(tf.cast(produce(rows), variable.dtype))
 
 
 def _numpy(name: str) -> Any:
@@ -108,11 +124,16 @@ def initialise(model: Any, names: Iterable[str] | None = None) -> None:
         else:
             if isinstance(weight.layer, Table) and "embeddings." in name:
                 scale = spec.embedding_init_std
-            variable.assign(keras.random.normal(variable.shape, stddev=scale, dtype="float32"))
+            width = tuple(variable.shape[1:])
+            put(variable, partial(_drawn, width, scale))
             pad = getattr(weight.layer, "pad", None)
             if pad is not None:  # in place: the word table is the largest thing there is
                 row = tf.zeros((1, variable.shape[1]), variable.dtype)
-                variable.value.scatter_update(tf.IndexedSlices(row, [pad]))
+                variable.value.scatter_update(tf.IndexedSlices(row, tf.constant([pad])))
+
+
+def _drawn(width: tuple[int, ...], scale: float, rows: slice) -> Any:
+    return keras.random.normal((rows.stop - rows.start, *width), stddev=scale, dtype="float32")
 
 
 def assign(model: Any, source: Any, where: str = "") -> Report:
@@ -154,9 +175,12 @@ def assign(model: Any, source: Any, where: str = "") -> Report:
     report.unexpected = [theirs.get(k, k) for k in report.unexpected] + unknown
     for ours, key in pairs.items():
         array = np.asarray(read(theirs[key]))
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        # The extremes are not finite where an element is not, and need no second array.
+        if array.dtype.kind == "f" and array.size and not np.isfinite([array.min(), array.max()]).all():
             report.nonfinite.append(ours)
         wanted[full[ours]].write(array)
+        if hasattr(source, "release"):
+            source.release(theirs[key])
     return report
 
 
@@ -195,6 +219,7 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     own = {k: kwargs.pop(k) for k in ("add_pooling_layer", "name", "trainable") if k in kwargs}
     for name in IGNORED:
         kwargs.pop(name, None)
+    policy = {} if asked is None else {"dtype": _policy(asked)}
     folder = resolve(name_or_path, **hub)
     if config is None:
         config = cls.config_class.from_pretrained(folder, **kwargs)
@@ -203,7 +228,7 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
         config = cls.config_class.from_pretrained(config)
     token = FILLING.set(True)
     try:
-        model = cls(config, *model_args, **own, **({} if asked is None else {"dtype": _policy(asked)}))
+        model = cls(config, *model_args, **own, **policy)
     finally:
         FILLING.reset(token)
     report = assign(model, open_checkpoint(folder, **trust), str(name_or_path))
@@ -234,10 +259,10 @@ def _policy(value: Any) -> Any:
     """A Keras policy from itself or a name; data types of other frameworks go by their names."""
     if isinstance(value, keras.DTypePolicy):
         return value
-    try:
-        return keras.DTypePolicy(getattr(value, "name", str(value)).removeprefix("torch."))
-    except ValueError as error:
-        raise ConfigError(f"dtype={value!r}: must be a floating type or a Keras policy") from error
+    name = getattr(value, "name", str(value)).removeprefix("torch.")
+    if name.removeprefix("mixed_") not in ("float64", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype={value!r}: must be a floating type or a Keras policy")
+    return keras.DTypePolicy(name)
 
 
 def published_tensors(model: Any) -> Iterator[tuple[str, Stored]]:
