@@ -338,10 +338,10 @@ def test_regression_and_multi_label(base: Path, tmp_path: Path) -> None:
         one["value"] for one in xlm.load(outcome.model).classify(["the film was nice .", "the film was sad ."])
     )
     assert high > low
-    rows = [{"text": f"{a} and {b}", "label": sorted({a, b})} for a in words for b in words] * 5
+    rows = [{"text": r["text"], "label": ["film", "good" if r["label"] else "bad"]} for r in rows]
     train = str(toytasks.write(tmp_path / "m.jsonl", rows))
-    outcome = finetune("classify", base, train=train, eval=train, output=tmp_path / "m", epochs=25, **FAST)
-    assert outcome.scores["micro_f1"] > 0.6
+    outcome = finetune("classify", base, train=train, eval=train, output=tmp_path / "m", epochs=10, **FAST)
+    assert outcome.scores["micro_f1"] > 0.7  # "film" alone, which is always there, gives 0.67
 
 
 @pytest.mark.slow
