@@ -84,7 +84,8 @@ class TrunkModel(PreTrainedModel):
             states = self.run(call).states.reshape(-1, self.spec.hidden_size)
             return states if rows is None else states.index_select(0, rows)
         assert batch.lengths is not None
-        layout = Ragged.of(batch.lengths, self.spec.is_decoder or self.spec.causal_only)
+        made_so = self.spec.is_decoder or self.spec.causal_only
+        layout = Ragged.of(batch.lengths, made_so if causal is None else causal)
         return self.encoder(self.embed(batch), layout, rows=rows)[0]
 
     def embed(self, batch: Batch) -> Tensor:
