@@ -78,14 +78,15 @@ async def embeddings(request: Request, body: schema.Embeddings) -> dict[str, Any
     if body.dimensions is not None and body.dimensions > width:
         raise Refused(400, f"dimensions is {body.dimensions}: this model has {width}", "dimensions")
 
-    def call() -> tuple[np.ndarray, int]:
+    def call() -> np.ndarray:
         vectors = served.engine.embed(inputs)
         if body.dimensions is not None:
             vectors = vectors[:, : body.dimensions]
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors, sum(served.engine.count_tokens(inputs))
+        return vectors
 
-    vectors, tokens = await desk.ask(request.scope, call)
+    vectors = await desk.ask(request.scope, call)
+    tokens = request.scope["xlm.tokens"]  # counted as they ran: the texts are not tokenized again
     data = [
         {
             "object": "embedding",
