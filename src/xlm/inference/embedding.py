@@ -44,7 +44,6 @@ class Embedding:
         prompts: name -> text that is put before every input.
         default_prompt: the name of the one that is used when none is asked for.
         max_tokens: the longest input, special tokens included; None: the model's own limit.
-        declared: whether the folder says any of this.
         sparse, multi: bge-m3's heads, where the folder has them.
     """
 
@@ -53,7 +52,6 @@ class Embedding:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     max_tokens: int | None = None
-    declared: bool = False
     sparse: Linear | None = None
     multi: Linear | None = None
 
@@ -78,17 +76,17 @@ def read_embedding(folder: Path) -> Embedding:
         CheckpointError: a module that is not known here, or a damaged file.
     """
     sparse, multi = _linear(folder / "sparse_linear.pt"), _linear(folder / "colbert_linear.pt")
-    declared = folder / "modules.json"
-    if not declared.is_file():
+    modules = folder / "modules.json"
+    if not modules.is_file():
         # bge-m3's own head reads the first token; its folder has modules.json too, but a bare copy may not.
         bare = "cls" if sparse or multi else "mean"
-        return Embedding(pooling=bare, declared=bare == "cls", sparse=sparse, multi=multi)
+        return Embedding(pooling=bare, sparse=sparse, multi=multi)
     pooling, normalize = "mean", False
-    for module in _json(declared):
+    for module in _json(modules):
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
         if kind not in _KNOWN_MODULES:
             raise CheckpointError(
-                f"{declared}: module {kind!r} is not known: only {', '.join(_KNOWN_MODULES)} are; "
+                f"{modules}: module {kind!r} is not known: only {', '.join(_KNOWN_MODULES)} are; "
                 "vectors without it would be wrong"
             )
         if kind == "Pooling":
@@ -100,7 +98,7 @@ def read_embedding(folder: Path) -> Embedding:
     default = settings.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise CheckpointError(f"{folder}: default_prompt_name is {default!r}: there is no such prompt")
-    return Embedding(pooling, normalize, prompts, default, longest, True, sparse, multi)
+    return Embedding(pooling, normalize, prompts, default, longest, sparse, multi)
 
 
 def _pooling(path: Path) -> str:

@@ -30,8 +30,6 @@ from xlm.errors import CheckpointError, ConfigError, MissingExtraError, OutputEr
 from xlm.hub import resolve
 from xlm.inference.loading import load_documented
 
-Arrays = dict[str, NDArray[Any]]
-
 FORMATS = ("onnx", "openvino", "torch-export")
 DTYPES = ("float32", "float16", "int8")
 _LEAST_COSINE = {"float32": 0.999999, "float16": 0.9995, "int8": 0.98}
@@ -123,7 +121,7 @@ def export(
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
         program = _trace(wrapped, cases[0])
-        file, run = _WRITERS[format](program, wrapped, cases[0], temporary, dtype, opset)
+        file, run = _WRITERS[format](program, wrapped, temporary, dtype, opset)
         del program, wrapped, model  # the exported one comes into memory now
         found = run()
         cosine, difference = _compare(cases, wanted, [found(case) for case in cases])
@@ -200,7 +198,7 @@ Runner = Callable[[dict[str, NDArray[np.int64]]], list[NDArray[Any]]]
 
 
 def _write_onnx(
-    program: Any, wrapped: Wrapped, case: Arrays, folder: Path, dtype: str, opset: int
+    program: Any, wrapped: Wrapped, folder: Path, dtype: str, opset: int
 ) -> tuple[str, Callable[[], Runner]]:
     path = folder / "model.onnx"
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators of packages that are not there
@@ -280,7 +278,7 @@ def _untie(graph: Any) -> None:
 
 
 def _write_openvino(
-    program: Any, wrapped: Wrapped, case: Arrays, folder: Path, dtype: str, opset: int
+    program: Any, wrapped: Wrapped, folder: Path, dtype: str, opset: int
 ) -> tuple[str, Callable[[], Runner]]:
     import openvino  # pyright: ignore[reportMissingImports]
 
@@ -301,7 +299,7 @@ def _write_openvino(
 
 
 def _write_torch(
-    program: Any, wrapped: Wrapped, case: Arrays, folder: Path, dtype: str, opset: int
+    program: Any, wrapped: Wrapped, folder: Path, dtype: str, opset: int
 ) -> tuple[str, Callable[[], Runner]]:
     path = folder / "model.pt2"
     torch.export.save(program, path)
