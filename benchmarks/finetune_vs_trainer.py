@@ -29,24 +29,25 @@ OPTIONS: dict[str, Any] = {"epochs": 1.0, "batch": 32, "learning_rate": 1.8e-4, 
 
 def ours(base: Path, given: argparse.Namespace, seed: int, options: dict[str, Any], folder: Path) -> dict[str, float]:
     """xlm's loop."""
-    from xlm.training import finetune as module
+    import xlm
+    from xlm.training.finetune_trainer import FineTuner
 
     spent = [0.0]
-    step = module._Run._step
+    step = FineTuner.step
 
-    def timed(run: Any, number: int) -> Any:
+    def timed(tuner: Any, number: int) -> Any:
         begun = time.process_time()
-        made = step(run, number)
+        made = step(tuner, number)
         spent[0] += time.process_time() - begun
         return made
 
-    module._Run._step = timed
-    outcome = module.finetune(
+    FineTuner.step = timed
+    outcome = xlm.finetune(
         "classify", base, train=given.train, eval=given.eval, output=folder / "ours", resume=False, quiet=True, seed=seed,
         precision="fp32", checkpoint_minutes=0.0, log=1000, evaluations=1 / options["epochs"],
         data={"limit": given.limit}, **options,
     )  # fmt: skip
-    module._Run._step = step
+    FineTuner.step = step
     return {
         "seconds": outcome.seconds,
         "cpu_seconds": spent[0],

@@ -163,6 +163,31 @@ def test_choices_and_pairs(tmp_path: Path) -> None:
         one(write(tmp_path / "a.jsonl", json.dumps({**row, "score": 4.5})), "rerank")
 
 
+def test_parallel_files_must_have_as_many_lines(tmp_path: Path) -> None:
+    german, english = tmp_path / "de.txt", tmp_path / "en.txt.gz"
+    german.write_text("Guten Tag.\n\nJa.\nNein.\n", "utf-8")
+    english.write_bytes(gzip.compress(b"Good day.\n\nYes.\nNo.\n"))
+    found = read_examples(f"{german} ||| {english}", "embed", language="de").examples
+    assert found[1:] == [PairExample("Ja.", "Yes.", language="de"), PairExample("Nein.", "No.", language="de")]
+    english.write_bytes(gzip.compress(b"Good day.\n\n\nNo.\n"))
+    with pytest.raises(DataError, match=r"en\.txt\.gz:3: the line is empty, that of the other side is not"):
+        read_examples(f"{german} ||| {english}", "rerank")
+    english.write_bytes(gzip.compress(b"Good day.\n\nYes.\n"))
+    with pytest.raises(DataError, match=r"de\.txt has 4 lines, .*en\.txt\.gz has 3: line n of one translates line n"):
+        read_examples(f"{german} ||| {english}", "embed", max_bad=9)
+    with pytest.raises(DataError, match=r"exactly two files are needed, as in 'de\.txt \|\|\| en\.txt'"):
+        read_examples(f"{german} ||| ", "embed")
+
+
+def test_pairs_without_a_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "de-en.tsv", "Ja.\tYes.\nNein.\tNo.\n")
+    with pytest.raises(DataError, match=r"no column for text: .*there are Ja\., Yes\.; .*say data\.format=pairs"):
+        read_examples(path, "embed")
+    assert read_examples(path, "embed", format="pairs").examples[0] == PairExample("Ja.", "Yes.")
+    with pytest.raises(DataError, match=r"b\.tsv:1: 3 columns where a pair has 2"):
+        read_examples(write(tmp_path / "b.tsv", "a\tb\tc\n"), "embed", format="pairs")
+
+
 def test_languages_from_file_names(tmp_path: Path) -> None:
     for language in ("en", "sw"):
         write(tmp_path / f"{language}.jsonl", json.dumps({"text": "a", "label": "x"}))

@@ -12,9 +12,9 @@ import torch
 
 import toytasks
 import xlm
-from xlm.errors import ConfigError, DataError, InputError
+from xlm.errors import CheckpointError, ConfigError, DataError, InputError
 from xlm.training import finetune_alarms as alarms
-from xlm.training.finetune import finetune
+from xlm.training.finetune import describe, finetune
 from xlm.training.finetune_recipe import make_recipe
 from xlm.training.finetune_steps import Plan
 
@@ -148,6 +148,19 @@ def test_resume_is_exact(kind: str, base: Path, tmp_path: Path, monkeypatch: pyt
         assert torch.equal(parameter, got.get_parameter(name)), name
 
 
+def test_a_stopped_run_has_no_model_and_says_so(base: Path, tmp_path: Path) -> None:
+    """Loading the outcome of a stopped run must not silently load something else."""
+    given = {**files(tmp_path, "classify"), "output": tmp_path / "run", "max_minutes": 1e-9, **FAST}
+    stopped = finetune("classify", base, **given)
+    assert not stopped.finished and describe(stopped)["model"] is None
+    reason = (
+        r"no model: it was stopped at step 1 of 18 \(max_minutes = 1e-09 is reached\) and saved in .*run: the same call"
+    )
+    with pytest.raises(CheckpointError, match=reason):
+        xlm.load(stopped.model)
+    assert finetune("classify", base, **{**given, "max_minutes": None}).model.is_dir()
+
+
 def test_a_changed_recipe_is_not_resumed(base: Path, tmp_path: Path) -> None:
     given = files(tmp_path, "classify")
     stopped = finetune("classify", base, **given, output=tmp_path / "run", max_minutes=1e-6, **FAST)
@@ -179,6 +192,27 @@ def test_adapters_interchange_with_peft(base: Path, tmp_path: Path) -> None:
     merge_lora(ours)
     with torch.no_grad():
         torch.testing.assert_close(ours(**ids).logits, merged(**ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"target_modules": ["query", "key", "dense"]}])
+def test_an_adapter_that_peft_made_is_read(options: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    """Of its own ranks, scales and targets, never seen here before."""
+    peft = pytest.importorskip("peft")
+    from xlm.backends.torch.lora import load_adapter
+
+    torch.manual_seed(1)
+    chosen = {"r": 3, "lora_alpha": 7, "target_modules": ["query", "value"], **options}
+    config = peft.LoraConfig(task_type="SEQ_CLS", init_lora_weights=False, **chosen)
+    plain = xlm.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    theirs = peft.get_peft_model(plain, config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = xlm.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2).eval()
+    ids = xlm.AutoTokenizer.from_pretrained(base)(["the film was good ."], return_tensors="pt")
+    with torch.no_grad():
+        before = ours(**ids).logits
+        load_adapter(ours, tmp_path / "theirs")
+        assert not torch.allclose(before, ours(**ids).logits, atol=1e-3)
+        torch.testing.assert_close(ours(**ids).logits, theirs(**ids).logits, rtol=1e-4, atol=1e-5)
 
 
 def test_frozen_and_layers_below_stay(base: Path, tmp_path: Path) -> None:

@@ -3,71 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any
 
+from xlm.data.making import COLUMNS, Bio, Maker, text_of
 from xlm.data.readers import find_files
-from xlm.data.tables import HUB, BadRow, Row, read_rows
+from xlm.data.tables import HUB, SIDES, BadRow, Row, read_rows
 from xlm.errors import DataError, InputError
-from xlm.tasks.examples import (
-    ChoiceExample,
-    Example,
-    Gold,
-    PairExample,
-    QuestionExample,
-    TaggedExample,
-    TextExample,
-    check_bio,
-    is_bio,
-    repair_bio,
-    tags_of,
-)
-from xlm.tasks.words import split_words
 
-# task -> field -> the names that columns have for it, the likeliest first. A field that is not optional must be found.
-COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
-    "classify": {
-        "text": ("text", "sentence", "sentence1", "premise", "question1", "review", "content", "tweet"),
-        "pair": ("pair", "sentence2", "hypothesis", "question2", "text_pair", "text2"),
-        "label": ("label", "labels", "gold_label", "class", "category", "score"),
-    },
-    "tag": {
-        "words": ("words", "tokens", "text"),
-        "tags": ("tags", "ner_tags", "pos_tags", "labels", "upos", "spans", "entities"),
-    },
-    "answer": {
-        "question": ("question",),
-        "context": ("context", "passage", "document"),
-        "answers": ("answers", "answer"),
-        "impossible": ("is_impossible", "impossible"),
-        "title": ("title",),
-    },
-    "choose": {
-        "prompt": ("prompt", "premise", "context", "sentence", "question"),
-        "choices": ("choices", "options", "endings"),
-        "label": ("label", "answer", "correct"),
-        "question": ("question", "asks_for"),
-    },
-    "embed": {
-        "text": ("text", "query", "anchor", "sentence1", "question", "premise"),
-        "other": ("other", "positive", "pos", "sentence2", "translation", "answer", "hypothesis"),
-        "negatives": ("negatives", "negative", "neg"),
-        "score": ("score", "label", "similarity"),
-    },
-    "fill": {"text": ("text", "content", "sentence")},
-}
-COLUMNS["rerank"] = {
-    **COLUMNS["embed"],
-    "other": ("other", "document", "passage", "doc", *COLUMNS["embed"]["other"][1:]),
-}
-COLUMNS["generate"] = COLUMNS["fill"]
-_SHARED = {"language": ("language", "lang"), "id": ("id", "qid", "guid")}
-_OPTIONAL = {"pair", "label", "tags", "answers", "impossible", "title", "question", "negatives", "score"} | set(_SHARED)
-# Where a field is optional in general, some tasks cannot do without it.
-_NEEDED = {("answer", "question")}
-Bio = Literal["quarantine", "repair", "keep"]
+__all__ = ["COLUMNS", "Bio", "Loaded", "examples_of", "read_examples"]
+
 _SHOWN = 5
 
 
@@ -99,7 +46,8 @@ def read_examples(
     """Read examples of ``task`` from files, or from sets on the hub (``hub:NAME:CONFIG:SPLIT``).
 
     Args:
-        path: one or several; ``{language}`` in a file's name stands for the language of its examples.
+        path: one or several; ``{language}`` in a file's name stands for the language of its examples; ``A ||| B`` is two
+            files whose lines translate each other.
         columns: field -> column, where the column has an unusual name.
         language: of all examples that do not say their own.
         languages: read only these of a pattern's.
@@ -119,12 +67,16 @@ def read_examples(
     rows = 0
     paths = [path] if isinstance(path, str | Path) else list(path)
     for file, of in _files([str(one) for one in paths], language, languages):
-        make = _Maker(task, columns or {}, of, bio, labelled, file)
+        make = Maker(task, columns or {}, of, bio, labelled, file)
         taken = 0
         for row in read_rows(file, format):
             if limit is not None and taken >= limit:
                 break
-            if isinstance(row, Row) and where and any(_text(row.values.get(k)) != _text(v) for k, v in where.items()):
+            if (
+                isinstance(row, Row)
+                and where
+                and any(text_of(row.values.get(k)) != text_of(v) for k, v in where.items())
+            ):
                 continue
             rows += 1
             if isinstance(row, Row):
@@ -156,7 +108,7 @@ def _files(
     paths: Sequence[str], language: str | None, languages: Sequence[str] | None
 ) -> Iterator[tuple[str, str | None]]:
     for path in paths:
-        if path.startswith(HUB) or "{language}" not in path:
+        if path.startswith(HUB) or SIDES in path or "{language}" not in path:
             yield path, language
             continue
         found = find_files(path)
@@ -183,7 +135,7 @@ def examples_of(rows: Iterator[Row | BadRow], task: str, name: str) -> Iterator[
     Raises:
         DataError: naming the first row that cannot be used.
     """
-    make = _Maker(task, {}, None, "keep", False, name)
+    make = Maker(task, {}, None, "keep", False, name)
     for row in rows:
         if isinstance(row, BadRow):
             raise DataError(f"{row.where}: {row.reason}")
@@ -191,219 +143,3 @@ def examples_of(rows: Iterator[Row | BadRow], task: str, name: str) -> Iterator[
             yield row.where, make(row)
         except InputError as error:
             raise DataError(f"{row.where}: {error}") from error
-
-
-class _Maker:
-    """Rows of one file -> examples. Columns are looked up in the first row that has them all."""
-
-    def __init__(
-        self, task: str, columns: Mapping[str, str], language: str | None, bio: Bio, labelled: bool, file: str
-    ) -> None:
-        self.task, self.language, self.bio, self.labelled, self.file = task, language, bio, labelled, file
-        self.names = {**COLUMNS[task], **_SHARED}
-        for name in columns:
-            if name not in self.names:
-                raise DataError(f"columns: {name!r} is no field of {task}: it has {', '.join(self.names)}")
-        self.chosen = dict(columns)
-        self.repaired = 0
-        self._make: Callable[[Mapping[str, Any], dict[str, Any]], Example] = getattr(self, f"_{_KIND[task]}")
-        self._checked = False
-
-    def __call__(self, row: Row) -> Example:
-        if not self._checked:
-            self._check(row.values)
-        values: dict[str, Any] = {}
-        for name, usual in self.names.items():
-            column = self.chosen.get(name) or next(
-                (one for one in usual if row.values.get(one) is not None and one not in self.chosen.values()), None
-            )
-            # One column is one field: a prompt that stands in "question" is not its question too.
-            if column is not None and column not in {k for n, k in self._found.items() if n != name}:
-                values[name] = row.values.get(column)
-                self._found[name] = column
-        shared = {
-            "language": _text(values.pop("language", None)) or self.language,
-            "id": _text(values.pop("id", None)),
-        }
-        for name in self._needed():
-            if values.get(name) is None:
-                raise InputError(f"no value for {name} (column {self.chosen.get(name) or self._found.get(name)})")
-        return self._make(values, shared)
-
-    def _needed(self) -> list[str]:
-        return [n for n in self.names if n not in _OPTIONAL or (self.task, n) in _NEEDED]
-
-    def _check(self, values: Mapping[str, Any]) -> None:
-        """Raise DataError when the file has no column for a field."""
-        self._found: dict[str, str] = {}
-        self._checked = True
-        for name, column in self.chosen.items():
-            if column not in values:
-                raise DataError(f"{self.file}: no column {column!r} (for {name}): there are {', '.join(values)}")
-        for name in self._needed():
-            if name not in self.chosen and not any(column in values for column in self.names[name]):
-                raise DataError(
-                    f"{self.file}: no column for {name}: looked for {', '.join(self.names[name])}, there are "
-                    f"{', '.join(values)}; say columns={{{name!r}: ...}}"
-                )
-
-    # -- one maker a kind of example --------------------------------------------------------------------------------------
-
-    def _texts(self, values: Mapping[str, Any], shared: dict[str, Any]) -> Example:
-        label = values.get("label")
-        if isinstance(label, list | tuple):
-            label = tuple(str(one) for one in label)
-        elif isinstance(label, bool | int):
-            label = str(int(label))
-        elif label is not None and not isinstance(label, float):
-            label = str(label).strip()
-        if label in (None, "") and self.labelled and self.task == "classify":
-            raise InputError("the row has no label")
-        return TextExample(_need_text(values, "text"), _text(values.get("pair")), label, **shared)
-
-    def _tagged(self, values: Mapping[str, Any], shared: dict[str, Any]) -> Example:
-        words, tags = values["words"], values.get("tags")
-        if isinstance(words, str):
-            return self._spans(words, tags, shared)
-        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
-            raise InputError(f"words are {_show(words)}: a list of texts is needed")
-        if not words:
-            raise InputError("there are no words")
-        if tags is None:
-            if self.labelled:
-                raise InputError("the row has no tags")
-            return TaggedExample(tuple(words), None, **shared)
-        if not isinstance(tags, list | tuple) or len(tags) != len(words):
-            count = len(tags) if isinstance(tags, list | tuple) else 0
-            raise InputError(f"{count} tags for {len(words)} words: they must be as many")
-        found = tuple(str(tag) for tag in tags)
-        if bad := next((tag for tag in found if not tag.strip()), None):
-            raise InputError(f"tag {bad!r} is empty")
-        if is_bio(found) and self.bio != "keep":
-            if self.bio == "repair":
-                fixed = repair_bio(found)
-                self.repaired += fixed != found
-                found = fixed
-            check_bio(found, "tags")
-        elif any(tag[:2] in ("B-", "I-") for tag in found) and not is_bio(found):
-            odd = next(tag for tag in found if tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) < 3))
-            raise InputError(f"tag {odd!r} among BIO tags: it must be O, B-TYPE or I-TYPE")
-        return TaggedExample(tuple(words), found, **shared)
-
-    def _spans(self, text: str, spans: Any, shared: dict[str, Any]) -> Example:
-        """Running text with ``[{"start", "end", "label"}]`` in code points."""
-        if spans is None and not self.labelled:
-            offsets = tuple(split_words(text))
-            return TaggedExample(tuple(text[a:b] for a, b in offsets), None, text, offsets, **shared)
-        if not isinstance(spans, list | tuple) or not all(isinstance(span, Mapping) for span in spans):
-            raise InputError(f"spans are {_show(spans)}: a list of objects with start, end and label is needed")
-        found = []
-        for span in spans:
-            start, end, label = span.get("start"), span.get("end"), span.get("label", span.get("type"))
-            if not _is_place(start) or not _is_place(end) or not isinstance(label, str) or end > len(text):
-                raise InputError(
-                    f"span {_show(dict(span))}: start and end must lie in the text of {len(text)} characters, with a label"
-                )
-            found.append((start, end, label))
-        offsets = tuple(split_words(text, [border for start, end, _ in found for border in (start, end)]))
-        tags = tags_of(offsets, found, "spans")
-        return TaggedExample(tuple(text[a:b] for a, b in offsets), tags, text, offsets, **shared)
-
-    def _questions(self, values: Mapping[str, Any], shared: dict[str, Any]) -> Example:
-        context = _need_text(values, "context")
-        answers, given = [], values.get("answers")
-        if isinstance(given, Mapping):  # the columns of the hub's SQuAD
-            texts, starts = given.get("text", []), given.get("answer_start", given.get("start", []))
-            if not isinstance(texts, list):
-                texts, starts = [texts], [starts]
-            given = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
-        if given is not None and not isinstance(given, list | tuple):
-            raise InputError(f"answers are {_show(given)}: a list of objects with text and answer_start is needed")
-        for one in given or ():
-            text, start = one.get("text"), one.get("answer_start", one.get("start"))
-            if not isinstance(text, str) or not _is_place(start):
-                raise InputError(f"answer {_show(one)}: text and answer_start are needed")
-            if not text:
-                continue
-            if context[start : start + len(text)] != text:
-                raise InputError(_misplaced(context, text, start))
-            answers.append(Gold(text, start))
-        impossible = bool(values.get("impossible")) or (given is not None and not answers)
-        if self.labelled and given is None and not impossible:
-            raise InputError("the row has no answers")
-        title = _text(values.get("title"))
-        return QuestionExample(
-            _need_text(values, "question"), context, () if impossible else tuple(answers), impossible, title, **shared
-        )
-
-    def _choices(self, values: Mapping[str, Any], shared: dict[str, Any]) -> Example:
-        choices, label = values["choices"], values.get("label")
-        if isinstance(choices, Mapping):  # {"label": ["A", "B"], "text": [...]}
-            names, choices = choices.get("label", []), choices.get("text", [])
-            label = names.index(label) if label in names else label
-        if not isinstance(choices, list | tuple) or len(choices) < 2:
-            raise InputError(f"choices are {_show(choices)}: a list of at least two is needed")
-        if isinstance(label, str):
-            label = int(label) if label.isdigit() else "ABCDEFGH".find(label)
-        if label is None and self.labelled:
-            raise InputError("the row has no label")
-        if label is not None and (not isinstance(label, int) or not 0 <= label < len(choices)):
-            raise InputError(f"label is {values.get('label')!r}: it must be from 0 to {len(choices) - 1}, a choice")
-        question = _text(values.get("question"))
-        return ChoiceExample(_need_text(values, "prompt"), tuple(map(str, choices)), label, question, **shared)
-
-    def _pairs(self, values: Mapping[str, Any], shared: dict[str, Any]) -> Example:
-        negatives, score = values.get("negatives") or (), values.get("score")
-        if isinstance(negatives, str):
-            negatives = (negatives,)
-        try:
-            value = None if score is None or score == "" else float(score)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"score is {score!r}: a number from 0 to 1 is needed") from error
-        if value is not None and not 0.0 <= value <= 1.0:
-            raise InputError(f"score is {value}: it must lie between 0 and 1")
-        texts = _need_text(values, "text"), _need_text(values, "other")
-        return PairExample(*texts, tuple(map(str, negatives)), value, **shared)
-
-
-_KIND = {"classify": "texts", "fill": "texts", "generate": "texts", "tag": "tagged", "answer": "questions"}
-_KIND |= {"choose": "choices", "embed": "pairs", "rerank": "pairs"}
-
-
-def _misplaced(context: str, text: str, start: int) -> str:
-    """What is wrong with an answer's place, and what it may come from."""
-    there = context[start : start + len(text)]
-    message = f"the answer {_show(text)} is not at {start} of the context, where {_show(there)} stands"
-    nearest = min(_finds(context, text), key=lambda at: abs(at - start), default=None)
-    if nearest is None:
-        return f"{message}; it is nowhere in the context"
-    if len(context[:nearest].encode()) == start:
-        return f"{message}; {start} counts bytes, characters are needed: {nearest}"
-    return f"{message}; it is at {nearest}: the offsets are shifted by {start - nearest:+d}"
-
-
-def _finds(context: str, text: str) -> Iterator[int]:
-    at = context.find(text)
-    while at >= 0:
-        yield at
-        at = context.find(text, at + 1)
-
-
-def _need_text(values: Mapping[str, Any], name: str) -> str:
-    value = values.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{name} is {_show(value)}: a text that is not empty is needed")
-    return value
-
-
-def _is_place(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _text(value: object) -> str | None:
-    return None if value is None or value == "" else str(value)
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -18,12 +18,16 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def decode_lines(
-    stream: Iterable[bytes], name: str, skipped: Callable[[DataError, bytes], None] | None = None
+    stream: Iterable[bytes],
+    name: str,
+    skipped: Callable[[DataError, bytes], None] | None = None,
+    replaced: Callable[[DataError], None] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Yield ``(line number from 1, text)`` of a binary stream; ``name`` is what errors call it.
 
     Raises ``DataError`` beginning ``name:line`` with the byte's offset for invalid UTF-8, and for damaged gzip data. With
-    ``skipped``, lines of invalid UTF-8 are left out and handed to it instead.
+    ``skipped``, lines of invalid UTF-8 are left out and handed to it instead; with ``replaced`` they are read with U+FFFD
+    for what is invalid, and it hears of each.
     """
     number, offset = 0, 0
     try:
@@ -38,11 +42,14 @@ def decode_lines(
                     f"{name}:{number}: invalid UTF-8: byte 0x{raw[at]:02x} at byte {at} of the line, "
                     f"byte {offset + at} of the text ({error.reason})"
                 )
-                if skipped is None:
+                if skipped is not None:
+                    skipped(fault, raw)
+                    offset += len(raw)
+                    continue
+                if replaced is None:
                     raise fault from error
-                skipped(fault, raw)
-                offset += len(raw)
-                continue
+                replaced(fault)
+                line = raw[skip:].decode("utf-8", "replace")
             offset += len(raw)
             yield number, line.removesuffix("\n").removesuffix("\r")
     except DAMAGED as error:
@@ -52,10 +59,10 @@ def decode_lines(
         raise DataError(f"{name}:{number + 1}: cannot be read: {error.strerror or error}") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, replaced: Callable[[DataError], None] | None = None) -> Iterator[tuple[int, str]]:
     """``decode_lines`` of a file, empty lines included."""
     with open_bytes(path) as stream:
-        yield from decode_lines(stream, str(path))
+        yield from decode_lines(stream, str(path), replaced=replaced)
 
 
 def read_texts(path: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from xlm.data.readers import decode_lines, open_bytes
 from xlm.errors import DataError, MissingExtraError
 
 HUB = "hub:"
-FORMATS = ("jsonl", "json", "csv", "tsv", "conll", "conllu", "txt", "parquet")
+SIDES = "|||"
+"""Between two files whose lines translate each other: ``de.txt ||| en.txt``."""
+FORMATS = ("jsonl", "json", "csv", "tsv", "pairs", "conll", "conllu", "txt", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".conll": "conll"}
 _SUFFIXES |= {".conllu": "conllu", ".iob": "conll", ".iob2": "conll", ".bio": "conll", ".txt": "txt"}
 _SUFFIXES |= {".parquet": "parquet"}
@@ -52,14 +55,18 @@ def format_of(path: str) -> str:
 
 
 def read_rows(path: str, format: str | None = None) -> Iterator[Row | BadRow]:
-    """The records of a file in its order, or of a data set ``hub:NAME[:CONFIG][:SPLIT]``.
+    """The records of a file in its order, of two parallel files ``A ||| B``, or of a set ``hub:NAME[:CONFIG][:SPLIT]``.
 
     Raises:
-        DataError: no such file, an unknown format, damaged gzip data, or a file that is no JSON or Parquet at all.
+        DataError: no such file, an unknown format, damaged gzip data, a file that is no JSON or Parquet at all, or sides of
+            different length.
         MissingExtraError: Parquet and hub sets need the extra ``data``.
     """
     if path.startswith(HUB):
         yield from _hub(path)
+        return
+    if SIDES in path:
+        yield from _two_files(*[side.strip() for side in path.split(SIDES)])
         return
     format = format or format_of(path)
     if format not in FORMATS:
@@ -143,6 +150,45 @@ def _table(delimiter: str) -> Any:
     return rows
 
 
+def _pairs(path: str, lines: Lines) -> Iterator[Row | BadRow]:
+    """Two texts a line with a tab between, and no header."""
+    for number, line in lines:
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if len(cells) == 2:
+            yield Row(f"{path}:{number}", {"text": cells[0].strip(), "other": cells[1].strip()})
+        else:
+            yield BadRow(f"{path}:{number}", f"{len(cells)} columns where a pair has 2, with a tab between", line)
+
+
+def _two_files(*paths: str) -> Iterator[Row | BadRow]:
+    """Line n of one file beside line n of the other; lines that both files leave empty are skipped."""
+    if len(paths) != 2 or not all(paths):
+        raise DataError(f"{SIDES.join(paths)!r}: exactly two files are needed, as in 'de.txt {SIDES} en.txt'")
+    for path in paths:
+        if not Path(path).is_file():
+            raise DataError(f"{path}: no such file")
+    with open_bytes(Path(paths[0])) as first, open_bytes(Path(paths[1])) as second:
+        sides = decode_lines(first, paths[0]), decode_lines(second, paths[1])
+        counts = [0, 0]
+        for here, there in zip_longest(*sides):
+            counts = [count + (line is not None) for count, line in zip(counts, (here, there), strict=True)]
+            if here is None or there is None:
+                continue
+            texts = here[1].strip(), there[1].strip()
+            if all(texts):
+                yield Row(f"{paths[0]}:{here[0]}", {"text": texts[0], "other": texts[1]})
+            elif any(texts):
+                empty = paths[0] if not texts[0] else paths[1]
+                yield BadRow(f"{empty}:{here[0]}", "the line is empty, that of the other side is not", list(texts))
+    if counts[0] != counts[1]:
+        raise DataError(
+            f"{paths[0]} has {counts[0]:,} lines, {paths[1]} has {counts[1]:,}: line n of one translates line n of the "
+            "other, so there must be as many"
+        )
+
+
 def _conll(path: str, lines: Lines) -> Iterator[Row | BadRow]:
     """Sentences of ``word … tag`` lines; an empty line ends one. Columns are separated by tabs, or else by spaces."""
     words: list[str] = []
@@ -202,6 +248,7 @@ _LINES = {
     "jsonl": json_lines,
     "csv": _table(","),
     "tsv": _table("\t"),
+    "pairs": _pairs,
     "conll": _conll,
     "conllu": _conllu,
     "txt": _txt,

@@ -22,7 +22,8 @@ class LanguageTask(Task):
     def features(
         self, examples: Sequence[TextExample], tokenizer: Any, max_tokens: int, training: bool = False
     ) -> Features:
-        """Rows of up to ``max_tokens``; the target is where ordinary tokens stand, ``[first, last)``."""
+        """Rows of up to ``max_tokens``, each under the number of its first line; the target is where ordinary tokens stand,
+        ``[first, last)``."""
         found = Features()
         lines = bare(tokenizer, [example.text for example in examples])
         special = tokenizer.num_special_tokens_to_add()
@@ -33,7 +34,8 @@ class LanguageTask(Task):
         if ids:
             for start, end in complete_blocks(offsets, max_tokens - special).tolist():
                 row = np.asarray(tokenizer.build_inputs_with_special_tokens(ids[start:end]), np.int64)
-                found.items.append(Item(len(found.items), (row,), (at, at + end - start)))
+                first = int(np.searchsorted(offsets, start, side="right")) - 1
+                found.items.append(Item(first, (row,), (at, at + end - start)))
         return found
 
     def answers(self, examples: Sequence[TextExample], features: Features, scores: Sequence[Scores]) -> list[Any]:

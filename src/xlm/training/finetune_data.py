@@ -20,7 +20,7 @@ from xlm.tasks.base import Features, Task
 from xlm.tasks.choose import Choose
 from xlm.tasks.classify import Classify
 from xlm.tasks.embed import Embed
-from xlm.tasks.language import Fill, Generate, LanguageTask
+from xlm.tasks.language import Fill, Generate
 from xlm.tasks.rerank import Rerank
 from xlm.tasks.tag import Tag
 from xlm.training.finetune_recipe import FineTune
@@ -70,18 +70,43 @@ def prepare(recipe: FineTune, tokenizer: Any, max_tokens: int, output: Path | No
     held_out = _read(recipe, "eval", output) if recipe.eval else None
     task = make_task(recipe, train.examples)
     size = min(recipe.data.max_tokens, max_tokens)
-    features = task.features(train.examples, tokenizer, size, training=True)
+    features = features_of(task, train.examples, tokenizer, size, training=True)
     if not features.items:
         raise DataError(f"train: {len(train.examples)} examples give nothing to learn from")
     held_out_features = None
     if held_out is not None:
         _check_labels(task, held_out.examples)
-        held_out_features = task.features(held_out.examples, tokenizer, size)
+        held_out_features = features_of(task, held_out.examples, tokenizer, size)
     prepared = Prepared(task, train, held_out, features, held_out_features, {})
     prepared.report["train"] = _parts(task, train, features, tokenizer)
     if held_out is not None and held_out_features is not None:
         prepared.report["eval"] = _parts(task, held_out, held_out_features, tokenizer)
     return prepared
+
+
+def features_of(
+    task: Task, examples: Sequence[Any], tokenizer: Any, max_tokens: int, training: bool = False
+) -> Features:
+    """A task's features, each language's examples by its own rules where the tokenizer has such."""
+    known = (tokenizer.lang2id or ()) if "lang" in tokenizer.TEXT_OPTIONS else ()
+    groups: dict[str | None, list[int]] = {}
+    for number, example in enumerate(examples):
+        groups.setdefault(example.language if example.language in known else None, []).append(number)
+    if set(groups) <= {None}:
+        return task.features(examples, tokenizer, max_tokens, training)
+    merged = Features(lengths=[0] * len(examples), details=[None] * len(examples))
+    try:
+        for tokenizer.lang, members in groups.items():
+            made = task.features([examples[number] for number in members], tokenizer, max_tokens, training)
+            merged.items += [dataclasses.replace(item, example=members[item.example]) for item in made.items]
+            merged.cut |= {members[number] for number in made.cut}
+            for place, number in enumerate(members):
+                merged.lengths[number] = made.lengths[place]
+                merged.details[number] = made.details[place] if made.details else None
+    finally:
+        tokenizer.lang = None
+    merged.items.sort(key=lambda item: item.example)  # stable: windows stay in their order
+    return merged
 
 
 def _read(recipe: FineTune, name: Any, output: Path | None) -> Loaded:
@@ -184,9 +209,7 @@ def _parts(task: Task, loaded: Loaded, features: Features, tokenizer: Any) -> di
     for name, members in groups.items():
         chosen = set(members)
         lengths = np.asarray([features.lengths[i] for i in members])
-        # A language model's rows are cut across examples.
-        of_items = range(len(features.items)) if isinstance(task, LanguageTask) else chosen
-        total = sum(tokens[i] for i in of_items)
+        total = sum(tokens[i] for i in members)
         counts = task.counts([loaded.examples[i] for i in members])
         found[name] = Part(
             rows=len(members),
@@ -196,8 +219,8 @@ def _parts(task: Task, loaded: Loaded, features: Features, tokenizer: Any) -> di
             p95_length=int(np.percentile(lengths, 95)),
             longest=int(lengths.max()),
             truncated=len(features.cut & chosen) / len(members),
-            unknown=sum(unknown[i] for i in of_items) / max(total, 1),
-            windows=sum(windows[i] for i in of_items),
+            unknown=sum(unknown[i] for i in members) / max(total, 1),
+            windows=sum(windows[i] for i in members),
         )
     return found
 

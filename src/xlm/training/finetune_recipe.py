@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xlm.data.examples import COLUMNS, Bio
-from xlm.data.tables import HUB
+from xlm.data.tables import HUB, SIDES
 from xlm.errors import ConfigError
 from xlm.tasks.classify import Problem
 from xlm.training.recipe import Optimizer, Schedule
@@ -27,7 +27,8 @@ TASKS: tuple[str, ...] = tuple(COLUMNS)
 
 @dataclass(frozen=True)
 class Data:
-    """How the files are read. ``{language}`` in a file's name stands for the language of its rows."""
+    """How the files are read. ``{language}`` in a file's name stands for the language of its rows; ``A ||| B`` is two
+    files of texts whose lines translate each other (``embed``, ``rerank``)."""
 
     columns: dict[str, str] = field(default_factory=dict)  # field -> column, where names are unusual
     format: str | None = None  # None: by the file's ending
@@ -126,7 +127,7 @@ class FineTune:
         """The files of ``train`` or ``eval`` as they are on this machine."""
         given = getattr(self, name)
         listed = [given] if isinstance(given, str) else list(given or ())
-        return [one if one.startswith(HUB) else str(_under(self.base, one)) for one in listed]
+        return [one if one.startswith(HUB) else _under(self.base, one) for one in listed]
 
     def optimizer(self, rate: float) -> Optimizer:
         """The optimizer's constants at a learning rate."""
@@ -209,6 +210,7 @@ def make_recipe(values: Mapping[str, Any]) -> FineTune:
     return recipe
 
 
-def _under(base: str, path: str) -> Path:
-    given = Path(path).expanduser()
-    return given if given.is_absolute() else Path(base) / given
+def _under(base: str, path: str) -> str:
+    """A path, or the two of ``A ||| B``, relative to the recipe's folder."""
+    sides = [Path(side.strip()).expanduser() for side in path.split(SIDES)]
+    return f" {SIDES} ".join(str(side if side.is_absolute() else Path(base) / side) for side in sides)

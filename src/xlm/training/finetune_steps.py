@@ -92,6 +92,10 @@ class Plan:
         self.steps = max(round(self.steps_an_epoch * epochs), 1)
         self._epoch: tuple[int, list[NDArray[np.int64]]] = (-1, [])
 
+    def done(self, step: int) -> float:
+        """Progress in [0, 1] after ``step`` steps."""
+        return min(step / self.steps, 1.0)
+
     def step(self, number: int) -> list[Item]:
         """The items of step ``number`` (from 0)."""
         epoch, place = divmod(number, self.steps_an_epoch)

@@ -1,0 +1,104 @@
+"""Which checkpoint of a fine-tuning is the best, and the folder that the best one becomes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from xlm.training.files import atomic_folder, write_text_atomic
+from xlm.training.finetune_card import write_card
+from xlm.training.finetune_data import Prepared
+from xlm.training.finetune_model import kept
+from xlm.training.finetune_recipe import FineTune
+from xlm.training.state import save_model
+
+_LOWER = ("loss", "mse", "perplexity")  # scores of which less is better
+
+Scored = tuple[int, dict[str, float]]
+"""A step, and the scores of the model as it was then."""
+
+
+class Scores:
+    """The scores of a run so far, the earliest first; ``metric`` is the one that chooses."""
+
+    def __init__(self, metric: str, scored: list[Scored]) -> None:
+        self.metric, self._scored = metric, list(scored)
+
+    def __bool__(self) -> bool:
+        return bool(self._scored)
+
+    def add(self, step: int, scores: dict[str, float]) -> bool:
+        """Take in the scores of a step; whether they are the best so far."""
+        self._scored.append((step, scores))
+        return self.best()[0] == step
+
+    def best(self) -> Scored:
+        """The best, of equals the first; at least one must have been added."""
+        best = self._scored[0]
+        for scored in self._scored[1:]:
+            new, old = scored[1][self.metric], best[1][self.metric]
+            if new < old if self.metric in _LOWER else new > old:
+                best = scored
+        return best
+
+    def since_best(self) -> int:
+        """How many were added after the best."""
+        return sum(step > self.best()[0] for step, _ in self._scored) if self._scored else 0
+
+
+def keep_best(output: Path, model: Any) -> None:
+    """Write the weights that learn to the run's ``best``, in place of an earlier best."""
+    with atomic_folder(output / "best") as temporary:
+        kept(model).save_pretrained(temporary)
+
+
+def finish(
+    recipe: FineTune,
+    data: Prepared,
+    model: Any,
+    base: Any,
+    rate: float,
+    chosen: Scored,
+    step: int,
+    alarms: list[str],
+) -> Path:
+    """The chosen model as a folder of its own, with tokenizer, card and scores, replacing an earlier one at once.
+
+    Args:
+        model: as it is after ``step``, the last; of another step the weights in ``best`` are taken.
+        base: the folder that training began from.
+    """
+    output = Path(recipe.output)
+    folder = output / "model"
+    if chosen[0] != step:
+        best = type(kept(model)).from_pretrained(output / "best")
+        model = best.model if hasattr(best, "model") else best
+    with atomic_folder(folder) as temporary:
+        _write(temporary, recipe, data, model, base, rate, chosen, alarms)
+    shutil.rmtree(output / "best", ignore_errors=True)
+    # A finished run is not resumed: what it would take is gone.
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    return folder
+
+
+def _write(
+    folder: Path,
+    recipe: FineTune,
+    data: Prepared,
+    model: Any,
+    base: Any,
+    rate: float,
+    chosen: Scored,
+    alarms: list[str],
+) -> None:
+    from xlm.backends.torch.lora import merge_lora, save_adapter
+
+    step, scores = chosen
+    if hasattr(model, "lora"):
+        save_adapter(model, folder / "adapter", recipe.model)
+        merge_lora(model)
+    save_model(folder, model, base)
+    write_card(folder, model, recipe, data, rate, step, scores, alarms)
+    write_text_atomic(folder / "scores.json", json.dumps(scores, indent=1))

@@ -1,0 +1,93 @@
+"""What a fine-tuning tells on its way: what its data are, the means of its steps, and alarms, each of them once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from xlm.errors import ConfigError
+from xlm.training import finetune_alarms as alarms
+from xlm.training.files import write_text_atomic
+from xlm.training.finetune_data import Prepared, report_record, report_table
+from xlm.training.finetune_recipe import FineTune
+from xlm.training.finetune_steps import Plan
+from xlm.training.report import Reporter
+from xlm.training.state import Progress
+
+_RECENT = 50  # steps whose mean loss says whether anything is learnt
+
+
+class Watch:
+    """Sees every step of a run, records it, and sounds the alarms of :mod:`xlm.training.finetune_alarms`.
+
+    Attributes:
+        alarms: what seemed wrong so far.
+    """
+
+    def __init__(self, recipe: FineTune, report: Reporter) -> None:
+        self.alarms: list[str] = []
+        self._recipe, self._report = recipe, report
+        self._recent: list[float] = []
+        self._new_window()
+
+    def alarm(self, message: str | None, step: int) -> None:
+        """Tell an alarm once. Raises ConfigError where the recipe says that a run stops there."""
+        kind = (message or "").partition(":")[0]
+        if message is None or any(old.startswith(kind) for old in self.alarms):
+            return
+        self.alarms.append(message)
+        self._report.record({"step": step, "kind": "alarm", "message": message})
+        self._report.tell(f"[bold red]alarm[/] {message}")
+        if self._recipe.on_alarm == "stop":
+            raise ConfigError(f"stopped by an alarm (on_alarm is stop): {message}")
+
+    def data(self, data: Prepared, max_tokens: int, output: Path | None, check: bool) -> None:
+        """Tell what the data are, in ``data.json`` too where there is an output folder; rows hold ``max_tokens``."""
+        self._task = data.task
+        self._guess = alarms.guessing_loss(data.task, data.train.examples)
+        if output is not None:
+            write_text_atomic(output / "data.json", json.dumps(report_record(data), indent=1, ensure_ascii=False))
+        report = self._report
+        report.show(report_table(data))
+        for name, loaded in (("train", data.train), ("eval", data.held_out)):
+            if loaded and loaded.bad:
+                path = report.output / f"quarantine-{name}.jsonl"
+                report.tell(f"[yellow]{name}: {len(loaded.bad):,} rows cannot be used: they are in {path}")
+            if loaded and loaded.repaired:
+                report.tell(f"{name}: {loaded.repaired:,} sentences with an I- that continued nothing: read as B-")
+        if data.held_out is None and not check:
+            report.tell("[yellow]no evaluation files: the model of the last step is kept, nothing is scored")
+        self.alarm(alarms.truncated(data.truncated(), self._recipe.max_truncated, max_tokens), 0)
+
+    def step(
+        self, record: dict[str, float], tokens: int, seconds: float, progress: Progress, plan: Plan, rate: float
+    ) -> None:
+        """Take in a step; every ``log`` of them record the means, and look whether the loss is stuck."""
+        for name, value in record.items():
+            self._window[name].append(value)
+        self._tokens += tokens
+        self._seconds += seconds
+        self._recent = [*self._recent, record[f"loss_{self._task.name}"]][-_RECENT:]
+        step, done = progress.cursor.step, plan.done(progress.cursor.step)
+        if step % self._recipe.log and done < 1.0:
+            return
+        entry: dict[str, Any] = {"step": step, "kind": "train", "epoch": round(step / plan.steps_an_epoch, 3)}
+        entry |= {name: sum(values) / len(values) for name, values in sorted(self._window.items())}
+        entry["rate"] = rate
+        entry["tokens_per_second"] = self._tokens / max(self._seconds, 1e-9)
+        self._new_window()
+        self._report.record(entry)
+        self._report.progress(entry, done, progress.seconds * (1 - done) / done if done else float("inf"))
+        if len(self._recent) >= 20 and self._recipe.class_weights == "none":
+            warmup = self._recipe.schedule(plan.steps).warmup
+            mean = sum(self._recent) / len(self._recent)
+            classes = len(self._task.labels) or round(math.exp(self._guess or 0.0))
+            share = warmup if warmup < 1 else warmup / plan.steps
+            self.alarm(alarms.stuck(mean, self._guess, done, share, classes), step)
+
+    def _new_window(self) -> None:
+        self._window: dict[str, list[float]] = defaultdict(list)
+        self._tokens, self._seconds = 0, 0.0
