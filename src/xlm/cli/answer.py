@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from xlm.cli.asking import InputFileOption, JsonlOption, answer_all, batch_size, cell, examples, percent, plain_table
-from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption
+from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, LangOption, ModelOption
 
 
 def answer(
@@ -28,6 +28,7 @@ def answer(
     jsonl: JsonlOption = False,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    lang: LangOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the answers to questions in a text with a fine-tuned model; JSONL needs the fields question and context.
@@ -55,7 +56,7 @@ def answer(
     def load() -> Any:
         from xlm.inference.engine import load
 
-        return load(model, dtype=dtype, device=device)
+        return load(model, dtype=dtype, device=device, lang=lang)
 
     inputs = examples("answer", questions, file, jsonl, with_context)
     answer_all(inputs, load, ask, answer_tables, as_json, batch_size(questions, file))

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from xlm.cli.common import input_texts, print_json, stdout
+from xlm.cli.common import Errors, input_texts, print_json, stdout
 from xlm.cli.render import anchored, percent
 
 BATCH = 32
@@ -28,7 +28,12 @@ JsonlOption = Annotated[bool, typer.Option("--jsonl", help="The file, or stdin, 
 
 
 def examples(
-    task: str, texts: list[str] | None, file: Path | None, jsonl: bool, of_line: Callable[[str], Any]
+    task: str,
+    texts: list[str] | None,
+    file: Path | None,
+    jsonl: bool,
+    of_line: Callable[[str], Any],
+    errors: Errors = Errors.STRICT,
 ) -> Iterator[tuple[str, Any]]:
     """``(where, example)`` of every input; ``of_line`` makes an example of a plain text.
 
@@ -44,7 +49,7 @@ def examples(
     elif jsonl and not texts and file is None:
         yield from examples_of(json_lines("stdin", decode_lines(sys.stdin.buffer, "stdin")), task, "stdin")
     else:
-        for where, text in input_texts(texts, file):
+        for where, text in input_texts(texts, file, errors):
             yield where, of_line(text)
 
 

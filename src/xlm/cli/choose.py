@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from xlm.cli.asking import InputFileOption, JsonlOption, answer_all, batch_size, cell, examples, percent, plain_table
-from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, TruncateOption
+from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, LangOption, ModelOption, TruncateOption
 
 
 def choose(
@@ -24,6 +24,7 @@ def choose(
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    lang: LangOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say which choice fits a prompt best with a fine-tuned model; JSONL needs the fields prompt and choices.
@@ -49,7 +50,7 @@ def choose(
     def load() -> Any:
         from xlm.inference.engine import load
 
-        return load(model, dtype=dtype, device=device)
+        return load(model, dtype=dtype, device=device, lang=lang)
 
     inputs = examples("choose", texts, file, jsonl or (prompt is None and file is not None), one)
     answer_all(inputs, load, ask, choice_tables, as_json, batch_size(texts, file))

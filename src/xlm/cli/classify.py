@@ -18,7 +18,16 @@ from xlm.cli.asking import (
     percent,
     plain_table,
 )
-from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption, TruncateOption
+from xlm.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    Errors,
+    ErrorsOption,
+    JsonOption,
+    LangOption,
+    ModelOption,
+    TruncateOption,
+)
 
 
 def classify(
@@ -32,6 +41,8 @@ def classify(
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    lang: LangOption = None,
+    errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
 ) -> None:
     """Sort texts into classes with a fine-tuned model.
@@ -51,9 +62,9 @@ def classify(
     def load() -> Any:
         from xlm.inference.engine import load
 
-        return load(model, dtype=dtype, device=device)
+        return load(model, dtype=dtype, device=device, lang=lang)
 
-    inputs = examples("classify", texts, file, jsonl, pair)
+    inputs = examples("classify", texts, file, jsonl, pair, errors)
     answer_all(inputs, load, ask, class_table, as_json, batch_size(texts, file))
 
 

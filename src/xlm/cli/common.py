@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,14 @@ from rich.text import Text
 
 from xlm.data.readers import decode_lines, read_lines
 from xlm.errors import DataError, InputError
+
+
+class Errors(StrEnum):
+    """What to do with bytes that are not UTF-8."""
+
+    STRICT = "strict"
+    REPLACE = "replace"
+
 
 ModelOption = Annotated[
     str | None,
@@ -27,6 +36,14 @@ DtypeOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, … Default: a GPU if there is one.")
+]
+LangOption = Annotated[
+    str | None,
+    typer.Option("--lang", metavar="CODE", help="The texts' language, for XLM models that know it. XLM-R needs none."),
+]
+ErrorsOption = Annotated[
+    Errors,
+    typer.Option("--errors", help="Of bytes that are not UTF-8: refuse them (strict), or read U+FFFD in their place."),
 ]
 FileOption = Annotated[
     Path | None,
@@ -59,25 +76,30 @@ def print_json(record: dict[str, Any]) -> None:
     sys.stdout.buffer.flush()
 
 
-def input_texts(texts: list[str] | None, file: Path | None) -> Iterator[tuple[str, str]]:
+def input_texts(
+    texts: list[str] | None, file: Path | None, errors: Errors = Errors.STRICT
+) -> Iterator[tuple[str, str]]:
     """Yield ``(where, text)``: the arguments, or the lines of ``file``, or those of stdin when neither is given.
 
-    ``where`` names the text in an error: ``argument 2``, ``FILE:17``, ``stdin:17``.
+    ``where`` names the text in an error: ``argument 2``, ``FILE:17``, ``stdin:17``. What was replaced is counted on stderr.
 
     Raises:
         InputError: nothing to read, both kinds of input at once, or an empty text or line.
         DataError: a file that cannot be read, or invalid UTF-8; file, line and byte are named.
     """
+    faults: list[DataError] = []
+    replaced = faults.append if errors is Errors.REPLACE else None
     if texts and file is not None:
         raise InputError(f"--file is {str(file)!r} and {len(texts)} texts are arguments: give one or the other")
     if texts:
         numbered = ((f"argument {number}", text) for number, text in enumerate(texts, 1))
     elif file is not None:
-        numbered = ((f"{file}:{number}", line) for number, line in read_lines(file))
+        numbered = ((f"{file}:{number}", line) for number, line in read_lines(file, replaced))
     elif sys.stdin is None or sys.stdin.isatty():
         raise InputError("no text: give texts as arguments, --file PATH, or lines on stdin")
     else:
-        numbered = ((f"stdin:{number}", line) for number, line in decode_lines(sys.stdin.buffer, "stdin"))
+        lines = decode_lines(sys.stdin.buffer, "stdin", replaced=replaced)
+        numbered = ((f"stdin:{number}", line) for number, line in lines)
     for where, text in numbered:
         # An argument with bytes that are no UTF-8 arrives with lone surrogates in their place.
         if bad := next((at for at, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None):
@@ -85,3 +107,5 @@ def input_texts(texts: list[str] | None, file: Path | None) -> Iterator[tuple[st
         if not text.strip():
             raise InputError(f"{where}: the text is empty: at least one character that is not a space is needed")
         yield where, text
+    if faults:
+        stderr().print(Text(f"{len(faults):,} lines with U+FFFD for what is not UTF-8: {faults[0]}"), soft_wrap=True)

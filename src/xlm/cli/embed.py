@@ -12,8 +12,11 @@ from rich.text import Text
 from xlm.cli.common import (
     DeviceOption,
     DtypeOption,
+    Errors,
+    ErrorsOption,
     FileOption,
     JsonOption,
+    LangOption,
     ModelOption,
     TruncateOption,
     input_texts,
@@ -51,6 +54,8 @@ def embed(
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    lang: LangOption = None,
+    errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
 ) -> None:
     """Turn texts into vectors; without --json or --output, show how similar they are.
@@ -59,13 +64,13 @@ def embed(
     """
     from xlm.errors import InputError
 
-    named = list(input_texts(texts, file))
+    named = list(input_texts(texts, file, errors))
     lines = [text for _, text in named]
     if not lines:
         return
     from xlm.inference.engine import load
 
-    engine = load(model, dtype=dtype, device=device)
+    engine = load(model, dtype=dtype, device=device, lang=lang)
     try:
         vectors = engine.embed(lines, pooling, normalize, truncate=truncate)  # type: ignore[arg-type]
     except InputError as error:

@@ -11,8 +11,11 @@ from rich.text import Text
 from xlm.cli.common import (
     DeviceOption,
     DtypeOption,
+    Errors,
+    ErrorsOption,
     FileOption,
     JsonOption,
+    LangOption,
     ModelOption,
     TruncateOption,
     input_texts,
@@ -35,6 +38,8 @@ def fill_mask(
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    lang: LangOption = None,
+    errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
 ) -> None:
     """Say what belongs in the place of every [bold]<mask>[/].
@@ -42,13 +47,13 @@ def fill_mask(
     Example: xlm fill-mask "Paris is the <mask> of France."
     """
     # The lines are read before the model: nobody waits for a model to hear that there is no text.
-    lines = input_texts(texts, file)
+    lines = input_texts(texts, file, errors)
     first = next(lines, None)
     if first is None:
         return
     from xlm.inference.engine import load
 
-    engine = load(model, dtype=dtype, device=device)
+    engine = load(model, dtype=dtype, device=device, lang=lang)
     _answer(engine, *first, top_k, truncate, as_json)
     for where, text in lines:
         _answer(engine, where, text, top_k, truncate, as_json)

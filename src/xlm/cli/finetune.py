@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,7 @@ def finetune(
     except ModuleNotFoundError as error:
         raise MissingExtraError("xlm finetune", error.name or "torch", "torch,train") from error
     outcome = run(made, resume=resume, quiet=quiet, check=check)
-    if json:
+    if json and os.environ.get("RANK", "0") == "0":
         from xlm.cli.common import print_json
 
         print_json(describe(outcome))
@@ -85,5 +86,10 @@ def _typed(paths: list[str] | None, absolute: bool) -> str | list[str] | None:
     """Paths as they were typed; beside a recipe, whose own are relative to its folder, absolute ones."""
     if not paths:
         return None
-    found = [path if path.startswith("hub:") or not absolute else str(Path(path).absolute()) for path in paths]
+    found = [_absolute(path) if absolute and not path.startswith("hub:") else path for path in paths]
     return found[0] if len(found) == 1 else found
+
+
+def _absolute(path: str) -> str:
+    """Both sides of ``A ||| B``, or the only one."""
+    return " ||| ".join(str(Path(side.strip()).absolute()) for side in path.split("|||"))

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from xlm.cli.asking import InputFileOption, JsonlOption, answer_all, batch_size, examples
-from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption
+from xlm.cli.common import DeviceOption, DtypeOption, Errors, ErrorsOption, JsonOption, LangOption, ModelOption
 from xlm.cli.render import anchored
 
 
@@ -28,6 +28,8 @@ def generate(
     jsonl: JsonlOption = False,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    lang: LangOption = None,
+    errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
 ) -> None:
     """Continue texts with a causal language model.
@@ -46,7 +48,7 @@ def generate(
     def load() -> Any:
         from xlm.inference.engine import load
 
-        return load(model, dtype=dtype, device=device)
+        return load(model, dtype=dtype, device=device, lang=lang)
 
     def show(answers: list[dict[str, Any]]) -> Group:
         lines = []
@@ -55,5 +57,5 @@ def generate(
             lines.append(Text(anchored(answer["text"] + gap)) + Text(anchored(answer["generated"]), style="bold"))
         return Group(*lines)
 
-    inputs = examples("generate", texts, file, jsonl, lambda text: TextExample(text))
+    inputs = examples("generate", texts, file, jsonl, lambda text: TextExample(text), errors)
     answer_all(inputs, load, ask, show, as_json, batch_size(texts, file))

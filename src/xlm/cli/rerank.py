@@ -11,8 +11,11 @@ from xlm.cli.asking import cell, plain_table
 from xlm.cli.common import (
     DeviceOption,
     DtypeOption,
+    Errors,
+    ErrorsOption,
     FileOption,
     JsonOption,
+    LangOption,
     ModelOption,
     TruncateOption,
     input_texts,
@@ -32,6 +35,8 @@ def rerank(
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    lang: LangOption = None,
+    errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
 ) -> None:
     """Order documents by how well they fit a query with a fine-tuned cross-encoder. Indices count from 0.
@@ -40,10 +45,10 @@ def rerank(
     """
     from xlm.errors import InputError
 
-    named = list(input_texts(documents, file))
+    named = list(input_texts(documents, file, errors))
     from xlm.inference.engine import load
 
-    engine = load(model, dtype=dtype, device=device)
+    engine = load(model, dtype=dtype, device=device, lang=lang)
     try:
         found = engine.rerank(query, [text for _, text in named], top_k, truncate=truncate)
     except InputError as error:

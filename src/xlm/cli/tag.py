@@ -18,7 +18,7 @@ from xlm.cli.asking import (
     percent,
     plain_table,
 )
-from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, ModelOption
+from xlm.cli.common import DeviceOption, DtypeOption, Errors, ErrorsOption, JsonOption, LangOption, ModelOption
 
 
 def tag(
@@ -30,6 +30,8 @@ def tag(
     jsonl: JsonlOption = False,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    lang: LangOption = None,
+    errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
 ) -> None:
     """Find and label spans, such as names, with a fine-tuned model. Places are those of the text as it was given.
@@ -45,9 +47,9 @@ def tag(
     def load() -> Any:
         from xlm.inference.engine import load
 
-        return load(model, dtype=dtype, device=device)
+        return load(model, dtype=dtype, device=device, lang=lang)
 
-    inputs = examples("tag", texts, file, jsonl, example_of)
+    inputs = examples("tag", texts, file, jsonl, example_of, errors)
     answer_all(inputs, load, ask, span_tables, as_json, batch_size(texts, file))
 
 

@@ -173,8 +173,11 @@ def _scores(
             progress(f"{prefix}{code}", done[0], total)
 
         tell(0)
-        said = predict(engines(candidate.replace("{language}", code)), spec, examples[code], tell)
+        engine = engines(candidate.replace("{language}", code))
         language = spec.source_language if setting == "translate-test" else place.language
+        if known := getattr(engine, "languages", ()):
+            engine.lang = language if language in known else None
+        said = predict(engine, spec, examples[code], tell)
         scored[code] = said, measure(spec, examples[code], said, language)
     return scored
 

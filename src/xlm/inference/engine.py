@@ -26,6 +26,7 @@ from xlm.errors import InputError
 from xlm.inference.answers import Answers
 from xlm.inference.embedding import sparse_weights
 from xlm.inference.inputs import Input, Rows
+from xlm.inference.language import Language, languages_of, speak
 from xlm.inference.loading import Loaded, load_parts, tasks_of
 from xlm.tasks import fill
 from xlm.tasks.retrieve import POOLINGS, normalized, pool
@@ -53,6 +54,7 @@ class Engine(Answers):
         hidden_size: the width of states and embeddings.
         computed_by: which operations were chosen for this processor.
         tasks: what the model can be asked: ``embed``, ``fill-mask``, ``classify``, ...
+        lang: the language of the texts; may be set at any time, see :func:`load`.
     """
 
     def __init__(self, parts: Loaded) -> None:
@@ -69,9 +71,24 @@ class Engine(Answers):
         self._packs: Packs = self._own_packs
         self._states: Callable[[Batch], Tensor] = Bucketed(parts.model) if parts.compiled else parts.model.states
         self.computed_by: str = parts.model.computed_by
+        self._language: Language = Language(None, None)
 
     def __repr__(self) -> str:
         return f"Engine({self.name!r}, dtype={self.dtype!r}, device={str(self.device)!r})"
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """What ``lang`` may be; empty where the model reads all languages alike."""
+        return languages_of(self.model, self.tokenizer)
+
+    @property
+    def lang(self) -> str | None:
+        """The language that texts are in, where it makes a difference; None: English rules, no language embeddings."""
+        return self._language.name
+
+    @lang.setter
+    def lang(self, name: str | None) -> None:
+        self._language = speak(self.model, self.tokenizer, name, self.name)
 
     def encode(self, inputs: Sequence[Input], *, truncate: bool = False) -> list[Floats]:
         """The last hidden states of every input, special tokens included: float32 arrays (tokens_i, hidden).
@@ -238,7 +255,10 @@ class Engine(Answers):
         for start, end in split_budget([len(rows[index]) for index in order], budget):
             members = order[start:end]
             ids, lengths = pack([np.asarray(rows[index]) for index in members])
-            yield members, lengths, self._states(Batch.packed(torch.as_tensor(ids, device=self.device), lengths))
+            tokens = torch.as_tensor(ids, device=self.device)
+            number = self._language.number
+            languages = None if number is None else torch.full_like(tokens, number)
+            yield members, lengths, self._states(Batch.packed(tokens, lengths, languages=languages))
 
     @torch.inference_mode()
     def _logits(self, states: Tensor) -> Iterator[Floats]:
@@ -260,6 +280,7 @@ def load(
     *,
     batch_invariant: bool = False,
     compile: bool = False,
+    lang: str | None = None,
 ) -> Engine:
     """Load a model with its tokenizer.
 
@@ -271,12 +292,17 @@ def load(
         batch_invariant: what is computed for a text never depends on the others of a call, to the last bit of float32;
             without it only within rounding. Slower.
         compile: on a GPU, compile the encoder; the first calls take minutes, the later ones are faster.
+        lang: the language that all texts are in, for models of XLM: it chooses the rules that split words, and the language
+            embeddings of models that have them. XLM-R reads all languages alike.
 
     Raises:
+        InputError: a ``lang`` that the model does not know, or to which it is all the same.
         CheckpointError: not a checkpoint, damaged, or a model that does not fit its config.
         ConfigError: an unknown ``dtype``, a device that is not there, or ``compile`` without a GPU.
     """
-    return Engine(load_parts(path_or_name, dtype, device, batch_invariant, compile))
+    engine = Engine(load_parts(path_or_name, dtype, device, batch_invariant, compile))
+    engine.lang = lang
+    return engine
 
 
 def _to_numpy(tensor: Tensor) -> Floats:

@@ -73,6 +73,7 @@ class XLMTokenizer(Tokenizer):
         self.vocab_file, self.merges_file = str(vocab_file), str(merges_file)
         self.do_lowercase_and_remove_accent = do_lowercase_and_remove_accent
         self.lang2id, self.id2lang = lang2id, id2lang
+        self.lang: str | None = None
         encoder = read_json(Path(vocab_file))
         if not isinstance(encoder, dict) or not all(type(index) is int for index in encoder.values()):
             raise CheckpointError(f"vocab_file {vocab_file}: not a mapping of tokens to ids")
@@ -137,6 +138,8 @@ class XLMTokenizer(Tokenizer):
         return " ".join(self._bpe(token))
 
     def _language(self, lang: str | None) -> str:
+        """A call's language, or else that of the attribute ``lang``, or else English."""
+        lang = self.lang if lang is None else lang
         if lang is None:
             return "en"
         known = self.lang2id

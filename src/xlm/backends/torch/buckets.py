@@ -58,6 +58,9 @@ class Bucketed:
         tokens = batch.tokens
         lengths, longest = filled(batch.lengths, bucket(tokens))
         ids = torch.nn.functional.pad(batch.ids, (0, sum(lengths) - tokens), value=self.spec.pad_id)
-        embedded = self.host.embed(Batch.packed(ids, lengths))
+        languages = batch.languages
+        if languages is not None:
+            languages = torch.nn.functional.pad(languages, (0, sum(lengths) - tokens))
+        embedded = self.host.embed(Batch.packed(ids, lengths, languages=languages))
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return self._encode(embedded, torch.from_numpy(offsets).to(ids.device), longest)[:tokens]
