@@ -26,6 +26,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "xlm.families": (
         "PretrainedConfig",
         "AutoConfig",
+        "EncoderDecoderConfig",
         "XLMConfig",
         "XLMRobertaConfig",
         "XLMRobertaXLConfig",
@@ -48,6 +49,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "TFBaseModelOutputWithPoolingAndCrossAttentions",
         "CausalLMOutputWithCrossAttentions",
         "MaskedLMOutput",
+        "Seq2SeqLMOutput",
         "SequenceClassifierOutput",
         "TokenClassifierOutput",
         "QuestionAnsweringModelOutput",
@@ -79,6 +81,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "XLMRobertaXLForTokenClassification",
         "XLMRobertaXLForQuestionAnswering",
     ),
+    "xlm.backends.torch.encoder_decoder": ("EncoderDecoderModel",),
     "xlm.backends.torch.auto": (
         "AutoModel",
         "AutoModelForMaskedLM",
@@ -87,6 +90,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "AutoModelForTokenClassification",
         "AutoModelForQuestionAnswering",
         "AutoModelForMultipleChoice",
+        "AutoModelForSeq2SeqLM",
     ),
     "xlm.backends.flax.pretrained": ("FlaxPreTrainedModel",),
     "xlm.backends.flax.models": (

@@ -68,10 +68,12 @@ from xlm.backends.keras.models import TFXLMRobertaXLForTokenClassification as TF
 from xlm.backends.keras.models import TFXLMRobertaXLModel as TFXLMRobertaXLModel
 from xlm.backends.keras.models import TFXLMWithLMHeadModel as TFXLMWithLMHeadModel
 from xlm.backends.keras.pretrained import TFPreTrainedModel as TFPreTrainedModel
+from xlm.backends.torch.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel
 from xlm.backends.torch.auto import AutoModel as AutoModel
 from xlm.backends.torch.auto import AutoModelForCausalLM as AutoModelForCausalLM
 from xlm.backends.torch.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
 from xlm.backends.torch.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
+from xlm.backends.torch.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
 from xlm.backends.torch.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
 from xlm.backends.torch.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
 from xlm.backends.torch.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
@@ -111,6 +113,7 @@ from xlm.errors import QualityError as QualityError
 from xlm.errors import XLMError as XLMError
 from xlm.evaluation.run import evaluate as evaluate
 from xlm.families import AutoConfig as AutoConfig
+from xlm.families import EncoderDecoderConfig as EncoderDecoderConfig
 from xlm.families import PretrainedConfig as PretrainedConfig
 from xlm.families import XLMConfig as XLMConfig
 from xlm.families import XLMRobertaConfig as XLMRobertaConfig
@@ -121,6 +124,7 @@ from xlm.outputs import BaseModelOutput as BaseModelOutput
 from xlm.outputs import BaseModelOutputWithPoolingAndCrossAttentions as BaseModelOutputWithPoolingAndCrossAttentions
 from xlm.outputs import CausalLMOutputWithCrossAttentions as CausalLMOutputWithCrossAttentions
 from xlm.outputs import MaskedLMOutput as MaskedLMOutput
+from xlm.outputs import Seq2SeqLMOutput as Seq2SeqLMOutput
 from xlm.outputs import ModelOutput as ModelOutput
 from xlm.outputs import MultipleChoiceModelOutput as MultipleChoiceModelOutput
 from xlm.outputs import QuestionAnsweringModelOutput as QuestionAnsweringModelOutput

@@ -115,6 +115,24 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
 
 
 @dataclass
+class Seq2SeqLMOutput(ModelOutput):
+    """``logits`` (b, t, vocab) of the decoder; ``encoder_last_hidden_state`` (b, s, h).
+
+    ``past_key_values`` holds four tensors (b, heads, ., d) a layer: keys and values of the target so far and of the source.
+    """
+
+    loss: Any = None
+    logits: Any = None
+    past_key_values: tuple[Any, ...] | None = None
+    decoder_hidden_states: tuple[Any, ...] | None = None
+    decoder_attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+    encoder_last_hidden_state: Any = None
+    encoder_hidden_states: tuple[Any, ...] | None = None
+    encoder_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass
 class MaskedLMOutput(ModelOutput):
     """``logits`` (b, s, vocab)."""
 

@@ -67,6 +67,12 @@ class Report:
                     lines.append(f"    and {len(entries) - _SHOWN} more")
         return "\n".join(lines)
 
+    def extend(self, other: Report, prefix: str = "") -> None:
+        """Take over what another report says, its names behind a prefix."""
+        for name in ("missing", "unexpected", "initialised", "conflicts", "nonfinite"):
+            getattr(self, name).extend(prefix + entry for entry in getattr(other, name))
+        self.mismatched += [(prefix + name, found, wanted) for name, found, wanted in other.mismatched]
+
     def raise_for(self, *, strict: bool = False, ignore_mismatched: bool = False, ignore_missing: bool = False) -> None:
         """Raise CheckpointError when the model cannot be filled as asked; the message is the whole report.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xlm.families.auto import AutoConfig
 from xlm.families.config import PretrainedConfig
+from xlm.families.encoder_decoder import EncoderDecoderConfig
 from xlm.families.registry import FAMILIES, Family, family_of
 from xlm.families.spec import EncoderSpec
 from xlm.families.xlm import XLMConfig
@@ -13,6 +14,7 @@ from xlm.families.xlm_roberta_xl import XLMRobertaXLConfig
 __all__ = [
     "FAMILIES",
     "AutoConfig",
+    "EncoderDecoderConfig",
     "EncoderSpec",
     "Family",
     "PretrainedConfig",

@@ -7,7 +7,19 @@ from typing import Any
 
 from xlm.errors import ConfigError
 from xlm.families.config import PretrainedConfig
+from xlm.families.encoder_decoder import EncoderDecoderConfig
 from xlm.families.registry import FAMILIES
+
+
+def config_class_of(model_type: str | None) -> Any:
+    """The config class of a ``model_type``, or ``None``: of a family, or of an encoder-decoder of two of them."""
+    if model_type == EncoderDecoderConfig.model_type:
+        return EncoderDecoderConfig
+    return FAMILIES[model_type].config_class if model_type in FAMILIES else None
+
+
+def _known() -> str:
+    return ", ".join([*sorted(FAMILIES), EncoderDecoderConfig.model_type])
 
 
 class AutoConfig:
@@ -19,9 +31,10 @@ class AutoConfig:
     @staticmethod
     def for_model(model_type: str, **kwargs: Any) -> Any:
         """A config of a family by its name."""
-        if model_type not in FAMILIES:
-            raise ConfigError(f"model_type={model_type!r}: must be one of {', '.join(sorted(FAMILIES))}")
-        return FAMILIES[model_type].config_class(**kwargs)
+        found = config_class_of(model_type)
+        if found is None:
+            raise ConfigError(f"model_type={model_type!r}: must be one of {_known()}")
+        return found(**kwargs)
 
     @staticmethod
     def from_pretrained(pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
@@ -37,9 +50,7 @@ class AutoConfig:
         if model_type is None:
             name = str(pretrained_model_name_or_path)
             model_type = next((t for t in sorted(FAMILIES, key=len, reverse=True) if t in name), None)
-        if model_type not in FAMILIES:
-            raise ConfigError(
-                f"{pretrained_model_name_or_path}: model_type={model_type!r}: "
-                f"must be one of {', '.join(sorted(FAMILIES))}"
-            )
-        return FAMILIES[model_type].config_class.from_dict(data, **kwargs)
+        found = config_class_of(model_type)
+        if found is None:
+            raise ConfigError(f"{pretrained_model_name_or_path}: model_type={model_type!r}: must be one of {_known()}")
+        return found.from_dict(data, **kwargs)

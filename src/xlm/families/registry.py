@@ -28,6 +28,8 @@ class Family:
         special_ids: config key of each special token's id -> its kind (``pad``, ``bos``, ``eos``).
         language_count: config key of the number of languages, where models have language embeddings.
         causal_switch: config key that makes attention look left only.
+        language_model: how the class that writes text from left to right is called after the family's prefix.
+        sentence_start: kind of the special token that each side of a translation begins with.
         published: names of the published checkpoints with their config overrides.
         tokenizer_class: the name of the family's tokenizer class.
     """
@@ -45,6 +47,8 @@ class Family:
     special_ids: dict[str, str] = field(default_factory=dict)
     language_count: str | None = None
     causal_switch: str = "is_decoder"
+    language_model: str = "ForCausalLM"
+    sentence_start: str = "bos"
     published: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

@@ -69,6 +69,7 @@ class EncoderSpec:
     causal_only: bool
     """The triangle alone decides what is visible; padding is not masked (XLM with ``causal=True``)."""
     cross_attention: bool
+    """A second attention in every layer, to the states of another text: of decoders in an encoder-decoder."""
     zero_padding: bool
     """States of padded tokens are set to zero after the embeddings and after every layer (XLM)."""
     lengths_make_mask: bool

@@ -107,11 +107,16 @@ class XLMConfig(PretrainedConfig):
 def spec(config: Any) -> EncoderSpec:
     """The architecture of an XLM config.
 
+    ``causal=True`` is the language model of the paper; ``is_decoder=True``, with ``add_cross_attention=True``, the decoder
+    of its translation models, which in this library is a base key of every family.
+
     Raises:
-        ConfigError: ``is_encoder=False``: the decoder of the original translation models is not one of XLM's models.
+        ConfigError: ``is_encoder=False``, which says neither.
     """
     if not config.is_encoder:
-        raise ConfigError("is_encoder=False: XLM models are encoders; for left-to-right attention use causal=True")
+        raise ConfigError(
+            "is_encoder=False: for left-to-right attention use causal=True, for a decoder of translations is_decoder=True"
+        )
     languages = config.n_langs if config.n_langs > 1 and config.use_lang_emb else 0
     return EncoderSpec(
         vocab_size=config.vocab_size,
@@ -133,9 +138,9 @@ def spec(config: Any) -> EncoderSpec:
         num_token_types=0,
         token_types_from_words=True,
         num_languages=languages,
-        is_decoder=False,
-        causal_only=config.causal,
-        cross_attention=False,
+        is_decoder=config.is_decoder,
+        causal_only=config.causal and not config.is_decoder,
+        cross_attention=config.add_cross_attention,
         zero_padding=True,
         lengths_make_mask=True,
         embedding_dropout=config.dropout,
@@ -159,6 +164,11 @@ encoder.layer.{}.attention.self.key.{}              attentions.{}.k_lin.{}
 encoder.layer.{}.attention.self.value.{}            attentions.{}.v_lin.{}
 encoder.layer.{}.attention.output.dense.{}          attentions.{}.out_lin.{}
 encoder.layer.{}.attention.output.LayerNorm.{}      layer_norm1.{}.{}
+encoder.layer.{}.crossattention.self.query.{}       encoder_attn.{}.q_lin.{}
+encoder.layer.{}.crossattention.self.key.{}         encoder_attn.{}.k_lin.{}
+encoder.layer.{}.crossattention.self.value.{}       encoder_attn.{}.v_lin.{}
+encoder.layer.{}.crossattention.output.dense.{}     encoder_attn.{}.out_lin.{}
+encoder.layer.{}.crossattention.output.LayerNorm.{} layer_norm15.{}.{}
 encoder.layer.{}.intermediate.dense.{}              ffns.{}.lin1.{}
 encoder.layer.{}.output.dense.{}                    ffns.{}.lin2.{}
 encoder.layer.{}.output.LayerNorm.{}                layer_norm2.{}.{}
@@ -207,6 +217,8 @@ FAMILY = register(
         },
         language_count="n_langs",
         causal_switch="causal",
+        language_model="WithLMHeadModel",
+        sentence_start="eos",
         published={
             "FacebookAI/xlm-mlm-en-2048": {"vocab_size": 30145},
             "FacebookAI/xlm-mlm-ende-1024": {**_1024, "vocab_size": 64699, **_languages("de", "en")},

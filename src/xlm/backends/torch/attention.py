@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xlm.backends.torch.crossing import Source
 from xlm.backends.torch.layout import Layout, Padded, Ragged, need_padded
 from xlm.backends.torch.ops import Operations
 from xlm.errors import InputError
@@ -42,7 +43,7 @@ class SelfAttention(nn.Module):
         layout: Layout,
         *,
         head_mask: Tensor | None = None,
-        source: tuple[Tensor, int, Tensor | None] | None = None,
+        source: Source | None = None,
         cache: Cache | None = None,
         keep: bool = False,
         weights: bool = False,
@@ -52,8 +53,9 @@ class SelfAttention(nn.Module):
         Args:
             x_TH: rows of states.
             head_mask: factor of each head's weights, broadcastable to (B, N, Q, K).
-            source: states to attend to in cross-attention: rows, tokens per sequence, bias.
-            cache: keys and values (B, N, past, D) of earlier tokens.
+            source: states to attend to in cross-attention.
+            cache: keys and values (B, N, past, D) of earlier tokens; in cross-attention those of the source, of which
+                several consecutive rows, such as the beams of a search, may share one.
             keep: return keys and values.
             weights: return attention weights (B, N, Q, K), after dropout and head mask.
 
@@ -63,6 +65,7 @@ class SelfAttention(nn.Module):
         if isinstance(layout, Ragged):
             return self._ragged(x_TH, layout, head_mask, source, cache, keep, weights), None, None
         B, Q = layout.batch, layout.length
+        share = 1
         if source is None:
             rows = self.ops.qkv(self.query, self.key, self.value, x_TH)
             q, k, v = (self._split(t, B, Q) for t in rows)
@@ -72,13 +75,18 @@ class SelfAttention(nn.Module):
             q = self._split(self.ops.linear(self.query, x_TH), B, Q)
             if cache is not None:
                 k, v = cache
+                share = B // k.shape[0]
             else:
-                k, v = (self._split(self.ops.linear(m, source[0]), B, source[1]) for m in (self.key, self.value))
-        bias = layout.bias if source is None else source[2]
+                k, v = (self._split(self.ops.linear(m, source.rows), B, source.length) for m in (self.key, self.value))
+        bias = layout.bias if source is None else source.bias
+        if share > 1:  # beams as further queries of their source: nothing is repeated
+            q = q.view(-1, share, *q.shape[1:]).transpose(1, 2).flatten(2, 3)
         if weights or head_mask is not None or self.relative != "absolute":
             out, p = self._explicit(q, k, v, bias, head_mask)
         else:
             out, p = self.ops.attention(q, k, v, bias, self.dropout if self.training else 0.0), None
+        if share > 1:
+            out = out.unflatten(2, (share, Q)).transpose(1, 2).flatten(0, 1)
         rows = out.transpose(1, 2).reshape(B * Q, self.heads * self.head_size)
         return rows, p if weights else None, (k, v) if keep else None
 
@@ -116,19 +124,24 @@ class SelfAttention(nn.Module):
         return scores
 
     def _ragged(
-        self, x_TH: Tensor, layout: Ragged, head_mask: Any, source: Any, cache: Any, keep: bool, weights: bool
+        self, x_TH: Tensor, layout: Ragged, head_mask: Any, source: Source | None, cache: Any, keep: bool, weights: bool
     ) -> Tensor:
         for given, what in (
             (head_mask is not None, "head_mask"),
-            (source is not None, "cross-attention"),
+            (source is not None and source.crossing is None, "cross-attention to a padded source"),
             (cache is not None or keep, "a cache"),
             (weights, "output_attentions"),
             (self.relative != "absolute", "position_embedding_type=" + self.relative),
         ):
             if given:
                 need_padded(layout, what)
+        dropout = self.dropout if self.training else 0.0
+        if source is not None and source.crossing is not None:
+            q = self.ops.linear(self.query, x_TH)
+            k, v = (self.ops.linear(module, source.rows) for module in (self.key, self.value))
+            return self.ops.crossed_attention(q, k, v, self.heads, source.crossing, dropout)
         q, k, v = self.ops.qkv(self.query, self.key, self.value, x_TH)
-        return self.ops.ragged_attention(q, k, v, self.heads, layout, self.dropout if self.training else 0.0)
+        return self.ops.ragged_attention(q, k, v, self.heads, layout, dropout)
 
 
 class AttentionOutput(nn.Module):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from xlm.backends.torch.encoder_decoder import EncoderDecoderModel
 from xlm.backends.torch.models import MODELS
 from xlm.errors import ConfigError
 from xlm.families.auto import AutoConfig
@@ -28,7 +29,7 @@ class _Auto:
         name = cls.classes.get(config.model_type)
         if name is None:
             raise ConfigError(f"model_type={config.model_type!r}: {cls.__name__} knows {', '.join(cls.classes)}")
-        return MODELS[name]
+        return MODELS.get(name, EncoderDecoderModel)
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
@@ -92,3 +93,9 @@ class AutoModelForMultipleChoice(_Auto):
     """The scorer of choices."""
 
     classes = _heads("ForMultipleChoice", "ForMultipleChoice")
+
+
+class AutoModelForSeq2SeqLM(_Auto):
+    """The model that reads one text and writes another."""
+
+    classes: ClassVar[dict[str, str]] = {"encoder-decoder": "EncoderDecoderModel"}

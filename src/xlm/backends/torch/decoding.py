@@ -21,7 +21,7 @@ class Options:
     min_length: int = 0
     do_sample: bool = False
     num_beams: int = 1
-    early_stopping: bool = False
+    early_stopping: bool | str = False
     num_return_sequences: int = 1
     temperature: float = 1.0
     top_k: int | None = 50
@@ -70,6 +70,8 @@ class Options:
             raise InputError(f"num_return_sequences={self.num_return_sequences}: at most num_beams={self.num_beams}")
         if self.temperature <= 0:
             raise InputError(f"temperature={self.temperature}: must be above 0; for the best token use do_sample=False")
+        if self.early_stopping not in (False, True, "never"):
+            raise InputError(f"early_stopping={self.early_stopping!r}: must be False, True or 'never'")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
 
@@ -211,7 +213,7 @@ def beam_search(model: Any, ids: Tensor, options: Options, model_kwargs: dict[st
                     new_sums[b, kept] = value
                     kept += 1
             best = float(values[b, 0]) / length**options.length_penalty
-            closed[b] = closed[b] or done[b].closed(best, options.early_stopping)
+            closed[b] = closed[b] or done[b].closed(best, bool(options.early_stopping))
         order = torch.tensor(rows, device=ids.device)
         ids = torch.cat([ids[order], torch.tensor(tokens, device=ids.device, dtype=ids.dtype)[:, None]], dim=1)
         steps.reorder(order)

@@ -13,6 +13,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from xlm.backends.torch.attention import Attention, Cache
+from xlm.backends.torch.crossing import Source
 from xlm.backends.torch.layout import Layout, Padded
 from xlm.backends.torch.ops import Operations, activation
 from xlm.errors import InputError
@@ -57,7 +58,7 @@ class Layer(nn.Module):
         x_TH: Tensor,
         layout: Layout,
         head_mask: Tensor | None,
-        source: tuple[Tensor, int, Tensor | None] | None,
+        source: Source | None,
         cache: tuple[Tensor, ...] | None,
         keep: bool,
         weights: bool,
@@ -146,7 +147,7 @@ class Encoder(nn.Module):
         layout: Layout,
         *,
         head_mask: list[Tensor] | None = None,
-        source: tuple[Tensor, int, Tensor | None] | None = None,
+        source: Source | None = None,
         caches: Any = None,
         keep: bool = False,
         hidden: bool = False,
@@ -158,7 +159,7 @@ class Encoder(nn.Module):
         Args:
             layout: which rows belong together.
             head_mask: a factor for each layer.
-            source: rows, tokens per sequence and bias of the states that cross-attention reads.
+            source: the states that cross-attention reads.
             caches: for each layer keys and values of earlier tokens.
             keep, hidden, weights: what the trace is to hold: caches, states of every layer, attention weights.
             rows: indices (n,) of the states wanted, of a ragged layout: the last layer computes no others. ``None``: all.

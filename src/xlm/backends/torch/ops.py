@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from xlm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from xlm.backends.torch.crossing import Crossing
     from xlm.backends.torch.layout import Ragged
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -91,7 +92,7 @@ class Operations:
     def attention(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, causal: bool = False
     ) -> Tensor:
-        """Softmax attention; ``bias`` is added to the scaled scores."""
+        """Softmax attention; ``bias`` is added to the scaled scores, or of booleans hides where it is False."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal)
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
@@ -105,6 +106,32 @@ class Operations:
         if not parts:
             return q
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def crossed_attention(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int, crossing: Crossing, dropout: float
+    ) -> Tensor:
+        """Attention of packed target rows ``q`` (tokens, heads * d) to the packed source rows ``k``, ``v`` of their pair."""
+        parts = []
+        for one in crossing.rectangles:
+            places = (
+                (q, one.query_rows, one.query_places, one.queries),
+                (k, one.key_rows, one.key_places, one.keys),
+                (v, one.key_rows, one.key_places, one.keys),
+            )
+            qs, ks, vs = (
+                rows.new_zeros(one.pairs * length, rows.shape[1])
+                .index_copy(0, where, rows.index_select(0, which))
+                .view(one.pairs, length, heads, -1)
+                .transpose(1, 2)
+                for rows, which, where, length in places
+            )
+            out = self.attention(qs, ks, vs, one.visible, dropout)
+            flat = out.transpose(1, 2).reshape(one.pairs * one.queries, -1)
+            parts.append(flat.index_select(0, one.query_places))
+        if not parts:
+            return q
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return rows if crossing.order is None else rows.index_select(0, crossing.order)
 
 
 PLAIN = Operations()

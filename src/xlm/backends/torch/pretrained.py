@@ -46,14 +46,23 @@ class PreTrainedModel(nn.Module):
                 f"config={type(config).__name__}: {type(self).__name__} needs a {self.config_class.__name__}"
             )
         self.config = config
-        self.spec: EncoderSpec = family_of(config).spec(config)
+        own = config.get_text_config(decoder=True)
+        self.spec: EncoderSpec = family_of(own).spec(own)
         self.name_or_path = config.name_or_path
         self.warnings_issued: dict[str, bool] = {}
 
     @property
     def family(self) -> Family:
-        """The record of the model's family."""
-        return family_of(self.config)
+        """The record of the model's family; of two models in one, the decoder's."""
+        return family_of(self.config.get_text_config(decoder=True))
+
+    def parts(self) -> dict[str, PreTrainedModel]:
+        """Prefix in files -> the models of one family each that this one consists of: itself alone, or two sides."""
+        return {"": self}
+
+    def copies(self) -> dict[str, str]:
+        """Names of parameters that are one with another -> that other's name."""
+        return weights.COPIES
 
     @property
     def base_model(self) -> PreTrainedModel:
@@ -275,7 +284,7 @@ class PreTrainedModel(nn.Module):
         """
         state = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
-        for name, original in weights.COPIES.items():
+        for name, original in self.copies().items():
             tensor, first = state.get(prefix + name), state.get(prefix + original)
             if tensor is not None and first is not None and not kwargs.get("keep_vars"):
                 if tensor.device.type != "meta" and tensor.data_ptr() == first.data_ptr():
@@ -356,7 +365,7 @@ def load_reference_state_dict(model: PreTrainedModel, state: dict[str, Tensor], 
     Raises:
         CheckpointError: a tensor is missing or has another shape.
     """
-    report = weights.assign(model, state, copy=True)
+    report = weights.assign_all(model, state, {}, copy=True)
     report.raise_for(strict=strict, ignore_missing=not strict)
     model.tie_weights()
     return report

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlm.backends.torch.crossing import Crossing, Source
 from xlm.backends.torch.embeddings import Embeddings, check_ids
 from xlm.backends.torch.encoder import Encoder, Trace
 from xlm.backends.torch.heads import Pooler
@@ -68,11 +69,20 @@ class TrunkModel(PreTrainedModel):
         self.pooler = Pooler(self.spec.hidden_size) if add_pooling_layer and self.family.pooler else None
         self.post_init()
 
-    def states(self, batch: Batch, rows: Tensor | None = None, causal: bool | None = None) -> Tensor:
+    def states(
+        self,
+        batch: Batch,
+        rows: Tensor | None = None,
+        causal: bool | None = None,
+        source: tuple[Tensor, Batch] | None = None,
+    ) -> Tensor:
         """Last hidden states (tokens, hidden) of a batch, padded (rows b*s) or packed; with ``rows`` (n,) only those.
 
-        ``causal`` makes a packed batch's tokens see the past only, or both sides; ``None``: as the model is made.
+        ``causal`` makes a packed batch's tokens see the past only, or both sides; ``None``: as the model is made. A packed
+        batch of a decoder reads with cross-attention a ``source``: states (tokens, hidden) and the packed batch they are of.
         """
+        if source is not None:
+            return self._decoded(batch, rows, *source)
         if not batch.is_packed:
             call = Call(
                 input_ids=batch.ids,
@@ -87,6 +97,39 @@ class TrunkModel(PreTrainedModel):
         made_so = self.spec.is_decoder or self.spec.causal_only
         layout = Ragged.of(batch.lengths, made_so if causal is None else causal)
         return self.encoder(self.embed(batch), layout, rows=rows)[0]
+
+    def _decoded(self, batch: Batch, rows: Tensor | None, states_SH: Tensor, of: Batch) -> Tensor:
+        if batch.lengths is None or of.lengths is None:
+            raise InputError("source: packed batches are needed on both sides; give padded ones to the model's forward")
+        if not self.spec.cross_attention:
+            raise InputError(
+                "source: the model has no cross-attention; set is_decoder=True and add_cross_attention=True"
+            )
+        if tuple(states_SH.shape) != (of.tokens, self.spec.hidden_size):
+            raise InputError(
+                f"source states of shape {tuple(states_SH.shape)}: must be {(of.tokens, self.spec.hidden_size)}"
+            )
+        crossing = Crossing.of(batch.lengths, of.lengths, states_SH.device)
+        layout = Ragged.of(batch.lengths, causal=True)
+        states = self.encoder(self.embed(batch), layout, source=Source(states_SH, crossing=crossing))[0]
+        return states if rows is None else states.index_select(0, rows)
+
+    def step(
+        self, ids: Tensor, languages: Tensor | None, past: int, source: Source, caches: Any
+    ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """States (b * new, hidden) of the next tokens (b, new) of targets without padding, and the caches grown by them.
+
+        What a search calls again and again: the ids are the model's own, so nothing is checked. ``caches`` are the four
+        tensors a layer of the step before, ``None`` at first; the last two, of the source, may be shared by several rows.
+        """
+        batch, new = ids.shape
+        positions = self._positions(Call(ids), batch, new, past).reshape(-1)
+        flat = None if languages is None else languages[:, None].expand(batch, new).reshape(-1)
+        words = self.embeddings.word_embeddings(ids.reshape(-1))
+        x = self.embeddings(words, positions, None, flat, None)
+        bias = self_attention_bias(self.spec, None, batch, new, past, x.dtype, x.device) if new > 1 else None
+        x, trace = self.encoder(x, Padded(batch, new, bias, None, past), source=source, caches=caches, keep=True)
+        return x, trace.caches
 
     def embed(self, batch: Batch) -> Tensor:
         """The first states (tokens, hidden) of a packed batch."""
@@ -196,7 +239,7 @@ class TrunkModel(PreTrainedModel):
             return past, caches, True
         if not self.spec.is_decoder:
             return 0, None, False
-        keep = self.config.use_cache if call.use_cache is None else call.use_cache
+        keep = getattr(self.config, "use_cache", True) if call.use_cache is None else call.use_cache
         if self.encoder.gradient_checkpointing and self.training:
             keep = False
         if call.past_key_values is None:
@@ -239,7 +282,9 @@ class TrunkModel(PreTrainedModel):
             return positions_after_padding(torch, call.input_ids, spec.pad_id, past)
         source = call.input_ids if call.input_ids is not None else call.inputs_embeds
         assert source is not None
-        places = torch.arange(spec.position_offset, spec.position_offset + total, device=source.device)
+        # Where positions skip padding, the reference counts embeddings from the first place even with a past.
+        first = spec.position_offset + (0 if spec.positions_skip_padding else past)
+        places = torch.arange(first, first + total, device=source.device)
         return places[None].expand(batch, total)
 
     @staticmethod
@@ -282,7 +327,7 @@ class TrunkModel(PreTrainedModel):
             raise InputError(f"head_mask of shape {tuple(mask.shape)}: must be ({heads},) or ({layers}, {heads})")
         return [m.to(dtype).view(1, -1, 1, 1) for m in mask]
 
-    def _source(self, call: Call, batch: int, queries: int) -> tuple[Tensor, int, Tensor | None] | None:
+    def _source(self, call: Call, batch: int, queries: int) -> Source | None:
         states = call.encoder_hidden_states
         if states is None or not self.spec.is_decoder:
             return None
@@ -294,4 +339,4 @@ class TrunkModel(PreTrainedModel):
                 f"must be ({batch}, tokens, {self.spec.hidden_size})"
             )
         bias = cross_attention_bias(call.encoder_attention_mask, batch, queries, states.shape[1], states.dtype)
-        return states.reshape(-1, states.shape[2]), states.shape[1], bias
+        return Source(states.reshape(-1, states.shape[2]), states.shape[1], bias)

@@ -70,6 +70,69 @@ def array_of(tensor: Tensor) -> Any:
     return tensor.numpy()
 
 
+class Part:
+    """The tensors of an open checkpoint, or of a mapping, that belong to one side of a model: names without its prefix.
+
+    Args:
+        source: an open checkpoint, or a mapping of names to tensors.
+        prefix: of the side's names.
+        shared: names of the side -> names in ``source`` that hold the same tensor, read where the side's own is absent.
+    """
+
+    def __init__(self, source: Any, prefix: str, shared: Mapping[str, str]) -> None:
+        shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
+        self.whole: dict[str, str] = {n.removeprefix(prefix): n for n in shapes if n.startswith(prefix)}
+        for name, other in shared.items():
+            if other in shapes:
+                self.whole.setdefault(name, other)
+        self.source = source
+        self.shapes = {name: shapes[full] for name, full in self.whole.items()}
+        if hasattr(source, "dtypes"):
+            self.dtypes = {name: source.dtypes[full] for name, full in self.whole.items()}
+
+    def read(self, name: str) -> Any:
+        """A tensor."""
+        return self.source[self.whole[name]]
+
+    def release(self, name: str) -> None:
+        """Give a mapped tensor's pages back, where there are any."""
+        if hasattr(self.source, "release"):
+            self.source.release(self.whole[name])
+
+    def prefetch(self, name: str) -> None:
+        """Read a mapped tensor's pages soon."""
+        if hasattr(self.source, "prefetch"):
+            self.source.prefetch(self.whole[name])
+
+
+def assign_all(model: PreTrainedModel, source: Any, placements: Mapping[str, Placement], **options: Any) -> Report:
+    """:meth:`assign` for every part of a model, with one report under the whole model's names."""
+    parts = model.parts()
+    if list(parts) == [""]:
+        return assign(model, source, placement=placements.get(""), **options)
+    names = list(source.shapes if hasattr(source, "shapes") else source)
+    whole = Report(source=options.get("where", ""))
+    whole.unexpected = [name for name in names if not name.startswith(tuple(parts)) and modern_name(name) is not None]
+    for prefix, part in parts.items():
+        shared = {
+            _published(part, one.removeprefix(prefix)): _published_in(parts, two)
+            for one, two in model.copies().items()
+            if one.startswith(prefix) and not two.startswith(prefix)
+        }
+        report = assign(part, Part(source, prefix, shared), placement=placements.get(prefix), **options)
+        whole.extend(report, prefix)
+    return whole
+
+
+def _published(part: PreTrainedModel, name: str) -> str:
+    return to_theirs(part.family, name, not hasattr(part, part.base_model_prefix))
+
+
+def _published_in(parts: Mapping[str, PreTrainedModel], name: str) -> str:
+    prefix = next(p for p in parts if name.startswith(p))
+    return prefix + _published(parts[prefix], name.removeprefix(prefix))
+
+
 def assign(
     model: PreTrainedModel,
     source: Any,
@@ -80,7 +143,7 @@ def assign(
     where: str = "",
     placement: Placement | None = None,
 ) -> Report:
-    """Give a model's parameters the tensors of a mapping with published names, one at a time.
+    """Give the parameters of a model of one family the tensors of a mapping with published names, one at a time.
 
     Args:
         source: name -> tensor or array, or an open checkpoint (``names``, ``shapes``, ``read``).
@@ -116,7 +179,7 @@ def assign(
         found,
         {_full(model, k): v for k, v in wanted.items()},
         prefix=PREFIX,
-        new=model.new_head,
+        new=(*model.new_head, *_new_attention(model)),
         optional=("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler."),
         source=where,
     )
@@ -152,6 +215,12 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None, device: Any, release: Calla
         out[start : start + rows] = tensor[start : start + rows]
         release()
     return out
+
+
+def _new_attention(model: PreTrainedModel) -> list[str]:
+    """Prefixes of cross-attention, which the checkpoint of an encoder or language model lacks: it starts fresh."""
+    layers = range(model.spec.num_layers if model.spec.cross_attention else 0)
+    return [f"{PREFIX}encoder.layer.{number}.crossattention." for number in layers]
 
 
 def _nothing() -> None:
@@ -233,16 +302,25 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     on_cpu = device is None or torch.device(device).type == "cpu"
     if any(rest.values()) and not on_cpu:
         raise ConfigError(f"device={device!r}: quantization and offload are for the CPU")
-    placement = Placement(model, dtype or _stored_dtype(source), **rest) if fast and on_cpu else None
-    report = assign(model, source, dtype=dtype, device=device, where=where, placement=placement)
+    placements: dict[str, Placement] = {}
+    if fast and on_cpu:
+        stored = dtype or _stored_dtype(source)
+        fixed = getattr(source, "extras", {}).get("activations")
+        placements = {
+            prefix: Placement(part, stored, **rest, activations=fixed) for prefix, part in model.parts().items()
+        }
+    report = assign_all(model, source, placements, dtype=dtype, device=device, where=where)
     if report.mismatched and ignore_mismatched:
         report.initialised += [name for name, _, _ in report.mismatched]
     _refuse_misfits(report, model, ignore_mismatched)
+    if placements:
+        model.computed_by = next(iter(model.parts().values())).computed_by
+    model.tie_weights()  # what is tied to a tensor that was read is not made anew
     _materialise(model, dtype, device)
     model.tie_weights()
     if report.initialised:
         log.warning("%s", report)
-    if strict_finite or placement is None:  # with a placement, reading every weight now would undo its purpose
+    if strict_finite or not placements:  # with a placement, reading every weight now would undo its purpose
         _check_finite(model, report, strict_finite, where)
     config.torch_dtype = str(model.dtype).removeprefix("torch.")
     model.eval()
@@ -258,7 +336,7 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
 
 def _refuse_misfits(report: Report, model: PreTrainedModel, ignore_mismatched: bool) -> None:
     # A pooler may be absent from files of models that never had one: it starts fresh like a head.
-    fresh = [n for n in report.missing if n.startswith((PREFIX + "pooler.", "lm_head."))]
+    fresh = [n for n in report.missing if n.removeprefix("decoder.").startswith((PREFIX + "pooler.", "lm_head."))]
     report.missing = [n for n in report.missing if n not in fresh]
     report.initialised += fresh
     report.raise_for(ignore_mismatched=ignore_mismatched)
@@ -317,15 +395,10 @@ def _device(device_map: Any, device: Any) -> Any:
 
 def published_tensors(model: PreTrainedModel, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Any]]:
     """Published names and arrays of a model's parameters; of tied ones, the first."""
-    base = not hasattr(model, model.base_model_prefix)
-    if state is None:
-        for name, p in model.named_parameters():
-            yield to_theirs(model.family, name, base), array_of(p)
-        return
-    names = set(_wanted(model))
-    for name, p in state.items():
-        if name in names:
-            yield to_theirs(model.family, name, base), array_of(p)
+    parts, seen = model.parts(), set(_wanted(model))
+    for name, p in model.named_parameters() if state is None else state.items():
+        if name in seen:
+            yield _published_in(parts, name), array_of(p)
 
 
 def save(
