@@ -14,7 +14,10 @@ from xlm.checkpoints.files import open_checkpoint, save_safetensors
 from xlm.cli import main
 from xlm.inference import quantize as q
 
-TEXTS = {"English": ["hello world", "where is the school"], "Русский": ["Где школа?", "Я сегодня очень устал."]}
+TEXTS = {
+    "English": ["hello world", "where is the school", "a small house", "tomorrow we go home"],
+    "Русский": ["Где школа?", "Я сегодня очень устал.", "Маленький дом.", "Завтра мы едем домой."],
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,9 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_folder_opens_as_int8_and_answers_like_the_original_in_int8(folder: Path, tiny_model: Path) -> None:
+def test_the_folder_opens_as_int8_and_answers_like_the_original_in_int8(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "int8"
+    q.quantize(tiny_model, folder, TEXTS, force=True, activations="by row")
     engine, original = xlm.load(folder), xlm.load(tiny_model, dtype="int8")
     assert engine.dtype == "int8"
     for one, other in zip(engine.encode(["hello", "Где?"]), original.encode(["hello", "Где?"]), strict=True):
@@ -54,6 +59,72 @@ def test_the_documented_classes_open_the_folder_widened(folder: Path) -> None:
     with torch.no_grad():
         states = model.roberta(torch.tensor([ids])).last_hidden_state[0].numpy()
     np.testing.assert_allclose(xlm.load(folder).encode([ids])[0], states, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "by row"])
+def test_activations_are_what_was_asked_for(kind: q.Kind, tiny_model: Path, tmp_path: Path) -> None:
+    q.quantize(tiny_model, tmp_path / "out", TEXTS, force=True, activations=kind)
+    assert xlm.AutoConfig.from_pretrained(tmp_path / "out").quantization_config["activations"] == kind
+    fixed = open_checkpoint(tmp_path / "out").extras.get("activations", {})
+    assert len(fixed) == (
+        6 * xlm.AutoConfig.from_pretrained(tiny_model).num_hidden_layers if kind == "calibrated" else 0
+    )
+    exact, engine = xlm.load(tiny_model), xlm.load(tmp_path / "out")
+    for one, other in zip(exact.encode(["hello", "Где дом?"]), engine.encode(["hello", "Где дом?"]), strict=True):
+        cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+        assert cosine.min() > 0.98
+
+
+def test_calibrated_answers_do_not_depend_on_the_other_texts(folder: Path) -> None:
+    engine = xlm.load(folder)
+    alone = engine.encode(["hello"])[0]
+    together = engine.encode(["where is the school", "hello", "Я сегодня очень устал.", "a"])[1]
+    np.testing.assert_allclose(alone, together, atol=0.05)
+
+
+def test_a_matrix_takes_over_the_scales_of_its_inputs_and_gives_them_back(folder: Path, tiny_model: Path) -> None:
+    restored, original = open_checkpoint(folder), open_checkpoint(tiny_model)
+    for name, (scale, zero) in restored.extras["activations"].items():
+        folded = original[name] * scale
+        step = np.abs(folded).max(1, keepdims=True) / 127 / scale
+        assert (np.abs(restored[name] - original[name]) <= 0.5001 * step + 1e-9).all()
+        assert 0 <= zero <= 255
+
+
+def test_outlying_channels_do_not_cost_the_others_their_precision() -> None:
+    from xlm.backends.torch.calibration import Observer
+    from xlm.backends.torch.ops import PLAIN
+
+    torch.manual_seed(0)
+    x, layer = torch.randn(64, 32), torch.nn.Linear(32, 16)
+    x[:, 3] *= 300
+    observer = Observer(PLAIN)
+    observer.linear(layer, x)
+    fixed = observer.by_channel((layer,), [layer.weight])
+    folded = layer.weight * fixed.scale
+    step = folded.abs().amax(1, keepdim=True) / 127
+    rows = (x / fixed.scale).round().clamp(-128, 127)
+    got = (rows @ (folded / step).round().T) * step.T + layer.bias
+    wanted = layer(x)
+    naive = ((x / (x.abs().max() / 127)).round() * (x.abs().max() / 127)) @ layer.weight.T + layer.bias
+    quiet = torch.arange(32) != 3
+    assert (got - wanted).norm() < 0.3 * ((x[:, quiet] @ layer.weight[:, quiet].T).norm())
+    assert (got - wanted).norm() < 0.5 * (naive - wanted).norm()
+
+
+def test_damaged_scales_of_activations_are_named(tmp_path: Path) -> None:
+    good = {"w.weight": np.zeros((3, 2), np.int8), "w.weight_scale": np.ones(3, np.float32)}
+    for extra, what in (
+        ({"w.weight_input_scale": np.ones(2, np.float32)}, "is missing"),
+        (
+            {"w.weight_input_scale": np.ones(3, np.float32), "w.weight_input_zero": np.array([1], np.int32)},
+            "one a column",
+        ),
+        ({"w.weight_input_scale": np.zeros(2, np.float32), "w.weight_input_zero": np.array([1], np.int32)}, "positive"),
+    ):
+        save_safetensors(tmp_path / "model.safetensors", good | extra)
+        with pytest.raises(xlm.CheckpointError, match=what):
+            open_checkpoint(tmp_path)
 
 
 def test_what_falls_below_the_bars_is_not_written(tiny_model: Path, tmp_path: Path) -> None:

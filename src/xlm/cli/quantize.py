@@ -25,6 +25,13 @@ def quantize(
     agreement: Annotated[
         float, typer.Option(help="The least share of equal answers (nearest text, first guess), over all languages.")
     ] = 0.9,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            help="`calibrated`: scales fixed from every other text; `by row`: each row its own. "
+            "Default: calibrated, if that keeps the bars."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write the folder even below these bars.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,7 +46,7 @@ def quantize(
 
     given = read_texts(texts) if texts else None
     source = None if path == "bundled" else path
-    quality = run(source, out, given, Bars(cosine, agreement, agreement), force)
+    quality = run(source, out, given, Bars(cosine, agreement, agreement), force, activations)  # type: ignore[arg-type]
     if as_json:
         for row in quality:
             print_json(asdict(row))

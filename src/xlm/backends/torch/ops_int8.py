@@ -1,9 +1,14 @@
 """The table of operations for int8 weights on CPUs with integer products (VNNI): 8-bit activations, 32-bit sums.
 
-Weights have one scale an output channel. Every row of activations is quantized by itself when it is computed, by its own
-largest value, so there is nothing to calibrate and a row's result does not depend on the others:
+Weights have one scale an output channel. Activations become bytes in one of two ways; in both, a row's result does not
+depend on the others:
 
-    x[t] ≈ scale[t] * (u8[t] - 128)        y[t] = scale[t] * (int32 sum of the products) * weight_scale + bias
+    by row          x[t] ≈ scale[t] * (u8[t] - 128)        y[t] = scale[t] * (int32 sum of the products) * weight_scale + bias
+    calibrated      x[t, c] ≈ a[c] * (u8[t, c] - zero)     y[t] = (int32 sum of the products) * weight_scale + bias
+
+By row, every row is quantized by its own largest value when it is computed: there is nothing to prepare. Calibrated scales
+are fixed (``calibration.py``), and the weights have taken over ``a``: so activation function and residual are computed inside
+the product, and the product before a feed-forward's second layer gives that layer's bytes.
 
 States between the products, the softmax, norms and residuals are float32. Where the processor multiplies bfloat16, queries,
 keys and values are rounded to it for attention.
@@ -19,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.ops import Operations
 from xlm.backends.torch.ops_packed import attention_by_products
@@ -30,6 +36,9 @@ _IN_PLACE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
     F.gelu: torch.ops.aten.gelu_.default,
     F.relu: torch.relu_,
 }
+_FUSED: dict[Callable[[Tensor], Tensor], tuple[str, str]] = {F.gelu: ("gelu", "none"), F.relu: ("relu", "")}
+"""Activations that oneDNN computes inside a product -> its name and algorithm."""
+_NONE: Any = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,29 @@ class _Weight:
     zero: Tensor
     bias: Tensor
     """(outputs,) float32."""
+    reads: _Bytes | None = None
+    """The fixed scales of its inputs; ``None``: row by row."""
+    gives: Activations | None = None
+    """The one scale of the bytes that the layer behind its activation function reads."""
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """Fixed scales, as they are used."""
+
+    factor: Tensor
+    """(1, inputs) float32: one over the scales."""
+    zero: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """Rows as bytes; what lies outside the range becomes its end. Bytes stay as they are."""
+        if x.dtype == torch.uint8:
+            return x
+        low, high = -self.zero, 255 - self.zero
+        signed = torch.mul(x, self.factor).round_().clamp_(low, high)
+        if self.zero == _MIDDLE:
+            return signed.to(torch.int8).bitwise_xor_(-_MIDDLE).view(torch.uint8)
+        return signed.add_(self.zero - _MIDDLE).to(torch.int8).bitwise_xor_(-_MIDDLE).view(torch.uint8)
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,23 +84,30 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Int8(Operations):
-    """Linear layers on 8-bit integers; everything between them in float32."""
+    """Linear layers on 8-bit integers; what stands between them is float32, or bytes where their scales are fixed."""
 
     def __init__(self, bf16_attention: bool) -> None:
         self._weights: dict[nn.Module, _Weight] = {}
         self._bf16_attention = bf16_attention
         self._others = Widening()
 
-    def pack(self, modules: Sequence[nn.Linear]) -> None:
+    def pack(
+        self, modules: Sequence[nn.Linear], reads: Activations | None = None, gives: Activations | None = None
+    ) -> None:
         """Take over the int8 weights of layers that read the same rows, as one matrix.
 
         Each has a weight (outputs, inputs) of int8 and ``weight_scale`` (outputs,), as ``quantize_linear`` leaves them.
+
+        Args:
+            reads: the fixed scales of the rows, which the weights have taken over; ``None``: every row has its own.
+            gives: those of the layer that reads what this one's activation function gives.
         """
         weight = torch.cat([m.weight.detach() for m in modules])
         scale = torch.cat([m.weight_scale for m in modules])  # type: ignore[arg-type]
         packed = torch.ops.onednn.qlinear_prepack(weight, None)
-        bias = torch.zeros(len(scale))
-        self._weights[modules[0]] = _Weight(packed, scale, torch.zeros(len(scale), dtype=torch.int32), bias)
+        inputs = None if reads is None else _Bytes(reads.scale.reciprocal()[None], reads.zero)
+        zeros = torch.zeros(len(scale), dtype=torch.int32)
+        self._weights[modules[0]] = _Weight(packed, scale, zeros, torch.zeros(len(scale)), inputs, gives)
         for module in modules:
             module.weight = nn.Parameter(torch.empty(0, dtype=torch.int8), requires_grad=False)
             del module.weight_scale
@@ -84,30 +123,37 @@ class Int8(Operations):
     def enter(self, x: Tensor) -> Tensor:
         return x.float()
 
-    def _products(self, weight: _Weight, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _by_row(self, weight: _Weight, x: Tensor) -> tuple[Tensor, Tensor]:
         """Products of the quantized rows, and the rows' scales that they still lack."""
         rows, scale = quantize_rows(x)
-        none: Any = None
-        y = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, _MIDDLE, weight.packed, weight.scale, weight.zero, none, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return y, scale
+        return _product(weight, rows, _MIDDLE, _NONE), scale
 
     def linear(self, module: nn.Module, x: Tensor) -> Tensor:
         weight = self._weights.get(module)
         if weight is None:
             return self._others.linear(module, x)
-        y, scale = self._products(weight, x)
+        if weight.reads is not None:
+            return _product(weight, weight.reads.of(x), weight.reads.zero, weight.bias)
+        y, scale = self._by_row(weight, x)
         return torch.addcmul(weight.bias, y, scale, out=y)
 
     def linear_act(self, module: nn.Module, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
-        return _IN_PLACE.get(act, act)(self.linear(module, x))
+        weight = self._weights.get(module)
+        if weight is None or weight.reads is None or act not in _FUSED:
+            return _IN_PLACE.get(act, act)(self.linear(module, x))
+        return _product(weight, weight.reads.of(x), weight.reads.zero, weight.bias, *_FUSED[act], gives=weight.gives)
 
     def linear_add(self, module: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
         weight = self._weights.get(module)
         if weight is None:
             return super().linear_add(module, x, residual, dropout)
-        y, scale = self._products(weight, x)
+        if weight.reads is not None:
+            rows, zero = weight.reads.of(x), weight.reads.zero
+            return torch.ops.onednn.qlinear_pointwise.binary(
+                rows, 1.0, zero, weight.packed, weight.scale, weight.zero, residual, weight.bias, 1.0, 0, torch.float32,
+                1.0, 0, "add", 1.0, "none", [], "",
+            )  # fmt: skip
+        y, scale = self._by_row(weight, x)
         return torch.addcmul(residual, y, scale, out=y).add_(weight.bias)
 
     def linear_add_norm(
@@ -124,4 +170,22 @@ class Int8(Operations):
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
         if dropout or not self._bf16_attention:
             return super().ragged_attention(q, k, v, heads, layout, dropout)
-        return attention_by_products(q.bfloat16(), k.bfloat16(), v.bfloat16(), heads, layout)
+        return attention_by_products(q, k, v, heads, layout)
+
+
+def _product(
+    weight: _Weight,
+    rows: Tensor,
+    zero: int,
+    bias: Tensor,
+    post: str = "none",
+    algorithm: str = "",
+    gives: Activations | None = None,
+) -> Tensor:
+    """The product of bytes, in float32 or, where ``gives`` says how, in the bytes that the next layer reads."""
+    step, nought, dtype = 1.0, 0, torch.float32
+    if gives is not None and gives.uniform is not None:
+        step, nought, dtype = gives.uniform, gives.zero, torch.uint8
+    return torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, zero, weight.packed, weight.scale, weight.zero, bias, step, nought, dtype, post, [], algorithm
+    )

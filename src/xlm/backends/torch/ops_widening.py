@@ -47,8 +47,10 @@ class Widening(Operations):
 
 
 @torch.no_grad()
-def quantize_linear(module: nn.Linear) -> None:
+def quantize_linear(module: nn.Linear, inputs: Tensor | None = None) -> None:
     """Store a layer's weight as int8 with one float32 scale an output channel (symmetric, the largest value is 127).
+
+    ``inputs`` (inputs,) are scales of the input channels that the weight takes over: it is multiplied by them first.
 
     The result is allocated first and filled block by block: temporaries of a matrix's size between results that stay
     would leave holes in the heap as large as the weights themselves.
@@ -58,6 +60,7 @@ def quantize_linear(module: nn.Linear) -> None:
     rows = max(1, _BLOCK // (4 * weight.shape[1]))
     for start in range(0, weight.shape[0], rows):
         part = weight[start : start + rows].float()
+        part = part if inputs is None else part * inputs
         largest = part.abs().amax(dim=1).clamp_min_(torch.finfo(torch.float32).tiny) / 127
         scale[start : start + rows] = largest
         quantized[start : start + rows] = part.div_(largest[:, None]).round_()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from xlm.backends.torch import ops_cpu
 from xlm.backends.torch.attention import SelfAttention
+from xlm.backends.torch.calibration import Activations, Observer
 from xlm.backends.torch.ops import Operations
 from xlm.backends.torch.ops_int8 import Int8
 from xlm.backends.torch.ops_invariant import Invariant
 from xlm.backends.torch.ops_packed import Packed
 from xlm.backends.torch.ops_widening import Widening, quantize_linear
+from xlm.checkpoints.published import PREFIX, to_theirs
 from xlm.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ class Placement:
         model: its parameters may still be without memory.
         dtype: of the weights in memory.
         quantization: ``"int8"`` stores the encoder's matrices as int8 with a scale an output channel.
+        activations: fixed scales and zeros of what matrices are multiplied with, by the matrices' published names; used
+            where the processor multiplies bytes.
         offload: ``"disk"`` leaves the weights in their mapped files and drops each layer's pages after its use.
 
     Raises:
@@ -39,7 +44,12 @@ class Placement:
     """
 
     def __init__(
-        self, model: PreTrainedModel, dtype: torch.dtype, quantization: str | None = None, offload: str | None = None
+        self,
+        model: PreTrainedModel,
+        dtype: torch.dtype,
+        quantization: str | None = None,
+        offload: str | None = None,
+        activations: Mapping[str, tuple[np.ndarray, int]] | None = None,
     ) -> None:
         if quantization not in QUANTIZATIONS:
             raise ConfigError(f"quantization={quantization!r}: must be None or 'int8'")
@@ -61,6 +71,19 @@ class Placement:
                 three = (module.query, module.key, module.value)
                 self._groups |= dict.fromkeys(three, three)
         self._waiting: dict[nn.Module, Callable[[], None]] = {}
+        self._reads: dict[nn.Module | None, Activations] = {}
+        # Whose bytes a layer gives, where an activation function is all that stands between the two.
+        self._behind: dict[nn.Module, nn.Module] = {one.intermediate.dense: one.output.dense for one in layers.layer}
+        if activations and isinstance(self.ops, Int8):
+            self._fix(activations)
+
+    def _fix(self, activations: Mapping[str, tuple[np.ndarray, int]]) -> None:
+        """Take over the fixed scales of the encoder's layers."""
+        self.name += "; activations calibrated"
+        for name, stored in stored_names(self.model).items():
+            if stored in activations:
+                scale, zero = activations[stored]
+                self._reads[self._linears[name]] = Activations(torch.from_numpy(scale), zero)
 
     def dtype_of(self, name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype | None:
         """What a parameter becomes while it is read: what will be quantized, or is a vector beside it, is not rounded."""
@@ -78,14 +101,18 @@ class Placement:
         if module is None:
             return
         if self.quantization:
-            quantize_linear(module)
+            reads = self._reads.get(module)
+            quantize_linear(module, None if reads is None else reads.scale)
             release()
         if not isinstance(self.ops, Packed | Int8):
             return
         self._waiting[module] = release
         group = self._groups[module]
         if all(m in self._waiting for m in group):
-            self.ops.pack(group)
+            if isinstance(self.ops, Int8):
+                self.ops.pack(group, self._reads.get(group[0]), self._reads.get(self._behind.get(group[0])))
+            else:
+                self.ops.pack(group)
             for m in group:
                 self._waiting.pop(m)()
 
@@ -142,6 +169,21 @@ class Placement:
         for i, layer in enumerate(layers):
             layer.register_forward_pre_hook(before(i))
             layer.register_forward_hook(after(i))
+
+
+def stored_names(model: PreTrainedModel) -> dict[str, str]:
+    """The encoder's linear layers, by their names in it -> the published names of their weights."""
+    bare = not hasattr(model, model.base_model_prefix)
+    prefix = "encoder." if bare else f"{PREFIX}encoder."
+    linears = (n for n, m in model.encoder_host.encoder.named_modules() if isinstance(m, nn.Linear))
+    return {name: to_theirs(model.family, f"{prefix}{name}.weight", bare) for name in linears}
+
+
+def observe(model: PreTrainedModel) -> Observer:
+    """Let a model note the ranges of what its linear layers read."""
+    observer = Observer(model.encoder_host.encoder.ops)
+    use(model, observer)
+    return observer
 
 
 def use_gpu(model: PreTrainedModel) -> None:
