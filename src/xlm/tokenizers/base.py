@@ -251,7 +251,7 @@ class Tokenizer(Preparation, Decoding, Persistence):
         """Whether rows are wanted as the model takes them, with offsets or without, and nothing beside them."""
         extras = (options.overflowing_tokens, options.special_tokens_mask, options.length, options.is_split_into_words)
         uncut = options.truncation is TruncationStrategy.DO_NOT_TRUNCATE
-        return uncut and options.add_special_tokens and not options.token_type_ids and not any(extras)
+        return uncut and options.add_special_tokens and not any(extras)
 
     def _finished(self, texts: list[str], **options: Any) -> Finished | None:
         """Rows with special tokens made at once, None where that is not possible."""
@@ -276,6 +276,8 @@ class Tokenizer(Preparation, Decoding, Persistence):
             return self._encodings(details, [Plan((0, len(d.ids)), None) for d, _ in details], options)
 
         data: dict[str, Any] = {"input_ids": ids}
+        if options.token_type_ids:
+            data["token_type_ids"] = [[0] * length for length in lengths]
         if options.attention_mask:
             data["attention_mask"] = [[1] * length for length in lengths]
         if offsets is not None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import cached_property
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from xlm.errors import CheckpointError
 from xlm.tokenizers.memo import Memo
@@ -28,7 +32,10 @@ def read_merges(path: Path) -> list[tuple[str, ...]]:
 
 
 class BPE:
-    """Merges by rank. Words are remembered, a bounded number of them; words of any length take n log n time."""
+    """Merges by rank, word by word. Words are remembered, a bounded number of them; words of any length take n log n time.
+
+    :class:`xlm.tokenizers.bpe_batch.BatchBPE` does the same for thousands of words at once.
+    """
 
     def __init__(self, merges: Sequence[tuple[str, ...]]) -> None:
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
@@ -65,36 +72,50 @@ class BPE:
                     found[at - 1] = rank((symbols[at - 1], symbols[at]), none)
         return symbols
 
-    def _long(self, symbols: list[str]) -> list[str]:
-        """The same by a heap of pairs. All pairs of the lowest rank are merged from left to right before new ones count."""
-        ranks = self.ranks
-        after = [*range(1, len(symbols)), -1]
-        before = list(range(-1, len(symbols) - 1))
-        alive = [True] * len(symbols)
-        heap = [(r, i) for i in range(len(symbols) - 1) if (r := ranks.get((symbols[i], symbols[i + 1]))) is not None]
-        heapq.heapify(heap)
+    @cached_property
+    def _by_rank(self) -> dict[int, tuple[str, ...]]:
+        """``rank -> (left, right, both)``, so that a merge makes no string."""
+        return {rank: (*pair, "".join(pair)) for pair, rank in self.ranks.items()}
+
+    def _long(self, given: list[str]) -> list[str]:
+        """The same with the places of every rank kept apart: from the lowest rank on, each place is looked at a few times."""
+        ranks, none, size = self.ranks.get, len(self.ranks) + 1, len(given)
+        symbols: list[str | None] = [*given]
+        found = np.fromiter(map(ranks, pairwise(given), repeat(none)), np.int32, size - 1)
+        order = np.argsort(found, kind="stable").astype(np.int32)
+        waiting, firsts = np.unique(found[order], return_index=True)
+        bounds = dict(zip(waiting.tolist(), pairwise([*firsts.tolist(), size - 1]), strict=True))
+        bounds.pop(none, None)
+        after, before = array("i", range(1, size + 1)), array("i", range(-1, size - 1))
+        # Pairs that merges have made, by rank; some of them are gone again when their turn comes.
+        made: dict[int, array[int]] = {}
+        heap = list(bounds)
         while heap:
-            rank = heap[0][0]
-            places: list[int] = []
-            while heap and heap[0][0] == rank:
-                places.append(heapq.heappop(heap)[1])
+            rank = heapq.heappop(heap)
+            left, right, both = self._by_rank[rank]
+            places = order[slice(*bounds.pop(rank, (0, 0)))].tolist()
+            if rank in made:
+                places = sorted([*places, *made.pop(rank)])
             touched: list[int] = []
-            for left in sorted(set(places)):
-                right = after[left] if alive[left] else -1
-                if right < 0 or ranks.get((symbols[left], symbols[right])) != rank:
+            for at in places:
+                following = after[at]
+                # A symbol that is gone is None, and no pair's.
+                if following >= size or symbols[at] != left or symbols[following] != right:
                     continue
-                symbols[left] += symbols[right]
-                alive[right] = False
-                after[left] = after[right]
-                if after[right] >= 0:
-                    before[after[right]] = left
-                touched.append(left)
-            for place in touched:
-                if not alive[place]:
-                    continue
-                for left in (before[place], place):
-                    if left >= 0 and after[left] >= 0:
-                        found = ranks.get((symbols[left], symbols[after[left]]))
-                        if found is not None:
-                            heapq.heappush(heap, (found, left))
-        return [symbol for symbol, living in zip(symbols, alive, strict=True) if living]
+                symbols[at], symbols[following] = both, None
+                behind = after[at] = after[following]
+                if behind < size:
+                    before[behind] = at
+                touched.append(at)
+            for at in touched:
+                for start in (before[at], at):
+                    if start < 0 or after[start] >= size:
+                        continue
+                    new = ranks((symbols[start], symbols[after[start]]))  # type: ignore[arg-type]
+                    if new is not None:
+                        if new not in made:
+                            made[new] = array("i")
+                            if new not in bounds:
+                                heapq.heappush(heap, new)
+                        made[new].append(start)
+        return [symbol for symbol in symbols if symbol is not None]

@@ -27,8 +27,12 @@ class Memo(dict[str, Value], Generic[Value]):
         old = self._old.pop(key, None)
         value = self._function(key) if old is None else old
         if len(key) <= LONGEST:
-            if len(self) >= self._size:
-                self._old = dict(self)
-                self.clear()
-            self[key] = value
+            self.remember({key: value})
         return value
+
+    def remember(self, found: dict[str, Value]) -> None:
+        """Take in what was found elsewhere."""
+        if len(self) + len(found) > self._size:
+            self._old = dict(self)
+            self.clear()
+        self.update(found)

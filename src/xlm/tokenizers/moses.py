@@ -227,15 +227,38 @@ class Tokenizer:
     def chunk_words(self, chunk: str) -> list[str]:
         """The words of one of :meth:`chunks`."""
         chunk, _, following = chunk.partition(" ")
+        return self._simple(chunk, following) or self.words(_bracketed(chunk, following))[1:-1]
+
+    def words_of_chunks(self, chunks: list[str]) -> tuple[str, dict[int, int]]:
+        """The words of many chunks, a newline between every two, and how many words those chunks have that have not one."""
+        found, counts = list(chunks), dict[int, int]()
+        hard: list[tuple[int, str]] = []
+        search = _NOT_A_WORD.search
+        for number in [number for number, chunk in enumerate(chunks) if search(chunk)]:
+            chunk, _, following = chunks[number].partition(" ")
+            words = self._simple(chunk, following)
+            if not words:
+                hard.append((number, _bracketed(chunk, following)))
+            else:
+                found[number], counts[number] = "\n".join(words), len(words)
+        if hard:
+            # All at once: the rules do not reach across brackets.
+            words = self.words(" ".join([text for _, text in hard]))
+            opening = [at for at, word in enumerate(words) if word == "("]
+            for (number, _), low, high in zip(hard, opening, [*opening[1:], len(words)], strict=True):
+                found[number], counts[number] = "\n".join(words[low + 1 : high - 1]), high - low - 2
+        return "\n".join(found), counts
+
+    def _simple(self, chunk: str, following: str) -> list[str]:
+        """The words of most chunks: nothing but letters and digits, or those and one mark at the end. Empty for others."""
         body, last = chunk[:-1], chunk[-1]
-        if not _INNER.search(body):
-            # Most chunks: nothing but letters and digits, or those and one mark at the end.
-            if last not in ".,'" or (not body and last == "."):
-                return [chunk]
-            if body and last != "'":
-                whole = last == "." and self._keeps_stop(body, following or None)
-                return [chunk] if whole else [body, last]
-        return self.words(f"( {chunk} {following or ')'}")[1:-1]
+        if _INNER.search(body):
+            return []
+        if last not in ".,'" or (not body and last == "."):
+            return [chunk]
+        if not body or last == "'":
+            return []
+        return [chunk] if last == "." and self._keeps_stop(body, following or None) else [body, last]
 
     def _keeps_stop(self, prefix: str, following: str | None) -> bool:
         """Whether the full stop after ``prefix`` belongs to it; ``following`` is the next word."""
@@ -264,8 +287,13 @@ class Tokenizer:
 _LAST_STOP = re.compile(r"\.$")
 _DIGITS = "0123456789"
 _INNER = re.compile("[.,']")
+_NOT_A_WORD = re.compile("[ .,']")
 # Apostrophes and commas at the edges of a text, apostrophes on both sides of a space, and the marker of dots as a word.
 _NOT_IN_CHUNKS = re.compile(r"^\s*[',]|'\s+'|'\s*$|MULTI")
+
+
+def _bracketed(chunk: str, following: str) -> str:
+    return f"( {chunk} {following or ')'}"
 
 
 @lru_cache(maxsize=32)

@@ -7,10 +7,8 @@ Where this differs from the reference: ``lang`` (and ``bypass_tokenizer``) are h
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,21 +19,20 @@ from xlm.errors import CheckpointError, InputError
 from xlm.tokenizers import moses
 from xlm.tokenizers.added import Segment
 from xlm.tokenizers.aligned import Aligned
-from xlm.tokenizers.base import Tokenizer
+from xlm.tokenizers.base import Finished, Tokenizer
 from xlm.tokenizers.bpe import BPE, END, read_merges
-from xlm.tokenizers.memo import Memo
+from xlm.tokenizers.bpe_batch import BatchBPE
 from xlm.tokenizers.persist import read_json
 from xlm.tokenizers.rows import Detail, Template
 from xlm.tokenizers.unigram import clean
+from xlm.tokenizers.xlm_ids import ChunkIds, Part
 from xlm.tokenizers.xlm_words import chunks as segment_chunks
-from xlm.tokenizers.xlm_words import join, segmented
+from xlm.tokenizers.xlm_words import lower, segmented, strip_accents
 
-# Chunks of text remembered for each of the languages used last.
-_REMEMBERED, _LANGUAGES = 65_536, 4
+# Languages whose chunks are remembered, the last ones used; what is made anew when a token is added.
+_LANGUAGES = 4
+_DERIVED = ("_protected", "_memos", "_batches")
 _SPECIALS = [f"<special{number}>" for number in range(10)]
-_MARKS = re.compile("[" + "".join(
-    f"{chr(low)}-{chr(high)}" for low, high in ((0x300, 0x36F), (0x483, 0x487))
-) + "]")  # fmt: skip
 
 
 class XLMTokenizer(Tokenizer):
@@ -107,8 +104,8 @@ class XLMTokenizer(Tokenizer):
 
     def _put(self, index: int, token: Any) -> None:
         super()._put(index, token)
-        self.__dict__.pop("_protected", None)
-        self.__dict__.pop("_memos", None)
+        for name in _DERIVED:
+            self.__dict__.pop(name, None)
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """The id of a token, or the ids of a list; what is unknown gets the id of ``unk_token``."""
@@ -173,12 +170,12 @@ class XLMTokenizer(Tokenizer):
         """Lower case, character by character, outside special tokens and line ends."""
         if isinstance(text, str):
             if self._protected is None or ("<" not in text and not self._protected.search(text)):
-                return _lower(text)
+                return lower(text)
             parts, done = [], 0
             for match in self._protected.finditer(text):
-                parts += [_lower(text[done : match.start()]), match.group()]
+                parts += [lower(text[done : match.start()]), match.group()]
                 done = match.end()
-            return "".join([*parts, _lower(text[done:])])
+            return "".join([*parts, lower(text[done:])])
         kept = [False] * len(text.text)
         for match in self._protected.finditer(text.text) if self._protected else ():
             kept[match.start() : match.end()] = [True] * len(match.group())
@@ -189,57 +186,76 @@ class XLMTokenizer(Tokenizer):
         string = moses.plain(text)
         return [Segment(0, len(string))] if split_special and string else self._splitter().split(string)
 
-    def _content(
+    def _content(self, texts: list[str], **options: Any) -> list[list[int]]:
+        return self._rows(texts, (), (), **options)
+
+    def _finished(self, texts: list[str], **options: Any) -> Finished:
+        special = self._special_ids()
+        return self._rows(texts, (special["bos"],), (special["sep"],), **options), None
+
+    def _rows(
         self,
         texts: list[str],
+        head: tuple[int, ...],
+        tail: tuple[int, ...],
         lang: str | None = None,
         bypass_tokenizer: bool = False,
         split_special_tokens: bool | None = None,
     ) -> list[list[int]]:
+        """The ids of every text, between ``head`` and ``tail``."""
         language = self._language(lang)
-        split_special = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        rows: list[list[int]] = []
-        for given in texts:
-            text = clean(given)
-            text = self._lower(text) if self.do_lower_case else text
-            row: list[int] = []
-            for segment in self._chunks(text, split_special):
-                if segment.token_id is None:
-                    row += self._segment(text[segment.start : segment.end], language, bypass_tokenizer)
-                else:
-                    row.append(segment.token_id)
-            rows.append(row)
-        return rows
+        split_special = bool(self.split_special_tokens if split_special_tokens is None else split_special_tokens)
+        return self._chunk_ids(language).rows(
+            [head, *self._parts(text, language, bypass_tokenizer, split_special), tail] for text in texts
+        )
 
-    def _segment(self, text: str, lang: str, bypass: bool) -> Iterable[int]:
-        """Ids of a stretch without added tokens."""
-        chunks = None if bypass else segment_chunks(text, lang)
-        if chunks is None:
-            return [self.convert_tokens_to_ids(p) for word in self._words(text, lang, bypass) for p in self._bpe(word)]
-        return chain.from_iterable(map(self._memo(lang).__getitem__, chunks))
+    def _parts(self, given: str, lang: str, bypass: bool, split_special: bool) -> list[Part]:
+        """A text as chunks and, where it has to be seen as a whole, as ids."""
+        text = clean(given)
+        text = self._lower(text) if self.do_lower_case else text
+        parts: list[Part] = []
+        for segment in self._chunks(text, split_special):
+            if segment.token_id is not None:
+                parts.append((segment.token_id,))
+                continue
+            stretch = text[segment.start : segment.end]
+            chunks = None if bypass else segment_chunks(stretch, lang)
+            parts.append(self._word_ids(self._words(stretch, lang, bypass)) if chunks is None else chunks)
+        return parts
 
-    def _memo(self, lang: str) -> Memo[tuple[int, ...]]:
+    def _word_ids(self, words: list[str]) -> tuple[int, ...]:
+        return tuple([self.convert_tokens_to_ids(piece) for word in words if word for piece in self._bpe(word)])
+
+    def _chunk_ids(self, lang: str) -> ChunkIds:
         """Ids of the chunks of a language, for as long as nothing changes that they depend on."""
-        key = (lang, self.do_lowercase_and_remove_accent, self._special["unk_token"])
-        if key not in self._memos:
-            splitter = moses.tokenizer(lang)
-
-            def ids(chunk: str) -> tuple[int, ...]:
-                words = splitter.chunk_words(chunk)
-                words = strip_accents(words) if self.do_lowercase_and_remove_accent else words
-                return tuple([self.convert_tokens_to_ids(p) for word in words if word for p in self._bpe(word)])
-
+        accents, unknown = self.do_lowercase_and_remove_accent, str(self._special["unk_token"])
+        key = (lang, accents, unknown)
+        found = self._memos.get(key)
+        if found is None:
+            merges = len(self._bpe.ranks)
+            found = ChunkIds(lang, accents, self._word_ids, lambda: self._batch_bpe(unknown), merges)
             while len(self._memos) >= _LANGUAGES:
-                del self._memos[next(iter(self._memos))]
-            self._memos[key] = Memo(ids, _REMEMBERED)
-        return self._memos[key]
+                self._memos.pop(next(iter(self._memos)), None)
+            self._memos[key] = found
+        return found
+
+    def _batch_bpe(self, unknown: str) -> BatchBPE | None:
+        """The merges for many words at once; None where the vocabulary has no id for the unknown."""
+        index = self.encoder.get(unknown)
+        if index is not None and unknown not in self._batches:
+            self._batches[unknown] = BatchBPE(self._bpe.ranks, {**self.encoder, **self._encoder}, index)
+        return self._batches.get(unknown)
 
     @cached_property
-    def _memos(self) -> dict[Any, Memo[tuple[int, ...]]]:
+    def _memos(self) -> dict[Any, ChunkIds]:
+        return {}
+
+    @cached_property
+    def _batches(self) -> dict[str, BatchBPE]:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_memos", "_protected")}
+        return {name: value for name, value in self.__dict__.items() if name not in _DERIVED}
 
     def _details(
         self,
@@ -288,25 +304,3 @@ class XLMTokenizer(Tokenizer):
         lines = [" ".join(pair) + "\n" for pair, _ in sorted(self._bpe.ranks.items(), key=lambda item: item[1])]
         atomic.write_text(merges, "".join(lines))
         return str(vocab), str(merges)
-
-
-def _lower(text: str) -> str:
-    """Character by character: a sigma is never taken for a final one."""
-    return (text.replace("Σ", "σ") if "Σ" in text else text).lower()
-
-
-def strip_accents(words: list[Any]) -> list[Any]:
-    """Words joined, lowercased, decomposed, without nonspacing marks, and taken apart at spaces again."""
-    if not words or isinstance(words[0], str):
-        text = " ".join(words).lower()
-        if text.isascii():
-            return text.split(" ")
-        text = unicodedata.normalize("NFD", text)
-        if not _MARKS.sub("", text).isascii():
-            text = "".join([c for c in text if c < "\u0300" or unicodedata.category(c) != "Mn"])
-        else:
-            text = _MARKS.sub("", text)
-        return text.lower().split(" ")
-    # A letter stands for the marks that it loses, too.
-    text = join(words).lower().decompose().keep(lambda char: unicodedata.category(char) != "Mn", joined=True).lower()
-    return text.words(" ")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import unicodedata
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from xlm.errors import MissingExtraError
 from xlm.tokenizers import moses
@@ -14,6 +17,9 @@ from xlm.tokenizers.aligned import Aligned, join
 
 # Comma and cedilla below, breve, circumflex: Romanian as the models saw it.
 _ROMANIAN = str.maketrans("ŞşŢţȘșȚțĂăÂâÎî", "SsTtSsTtAaAaIi")
+# The marks that Latin letters are written with.
+_MARKS = re.compile("[\u0300-\u036f\u0483-\u0487]")
+_MANY = 2_000
 
 
 def _package(name: str, lang: str) -> Any:
@@ -89,3 +95,34 @@ def segmented(text: Any, lang: str) -> list[Any]:
     if lang == "ja":
         return _locate(text, list(_kytea().getWS(moses.plain(text))))
     return moses.tokenizer(lang).words(_romanian(text, lang))
+
+
+def lower(text: str) -> str:
+    """Character by character: a sigma is never taken for a final one."""
+    return (text.replace("Σ", "σ") if "Σ" in text else text).lower()
+
+
+def strip_accents(words: list[Any]) -> list[Any]:
+    """Words joined, lowercased, decomposed, without nonspacing marks, and taken apart at spaces again."""
+    if not words or isinstance(words[0], str):
+        return without_accents(" ".join(words)).split(" ")
+    # A letter stands for the marks that it loses, too.
+    text = join(words).lower().decompose().keep(lambda char: unicodedata.category(char) != "Mn", joined=True).lower()
+    return text.words(" ")
+
+
+def without_accents(text: str) -> str:
+    """Lower case, decomposed, without nonspacing marks."""
+    text = text.lower()
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFD", text)
+    if (latin := _MARKS.sub("", text)).isascii():
+        return latin.lower()
+    if len(text) < _MANY:
+        return "".join([c for c in text if c < "\u0300" or unicodedata.category(c) != "Mn"]).lower()
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    there = np.flatnonzero(np.bincount(codes))
+    gone = np.zeros(int(there[-1]) + 1, bool)
+    gone[[code for code in there.tolist() if unicodedata.category(chr(code)) == "Mn"]] = True
+    return codes[~gone[codes]].tobytes().decode("utf-32-le").lower()
