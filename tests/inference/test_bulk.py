@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import xlm
-from xlm.errors import DataError, InputError, OutputError
+from xlm.errors import DataError, InputError, MissingExtraError, OutputError
 from xlm.inference.bulk import Embedder, all_parts, embed_files, parse_shard
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -111,3 +112,89 @@ def test_on_a_local_ray_cluster(engine: Any) -> None:
     assert len(rows) == 50
     found = {row["text"]: row["embedding"] for row in rows}
     np.testing.assert_allclose(found["text 7"], engine.embed(["text 7"])[0], atol=1e-5)
+
+
+def test_command_line(engine: Any, source: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    from xlm.cli import main
+
+    given = ["embed", "--input", str(source), "--output", str(tmp_path / "out"), "--rows", "5", "--json"]
+    for shard in ("0/2", "1/2"):
+        assert main([*given, "--shard", shard]) == 0
+    done = [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()]
+    assert sum(one["rows"] for one in done) == 32 and len(read(tmp_path / "out")) == 32
+    assert main(["embed", "--input", str(source)]) == 1
+    assert b"--output must name a folder" in capsysbinary.readouterr().err
+    assert main([*given, "text"]) == 1
+    assert b"give one or the other" in capsysbinary.readouterr().err
+
+
+def test_long_texts_are_read_in_windows(engine: Any, source: Path, tmp_path: Path) -> None:
+    done = embed_files(engine, source, tmp_path / "out", long="windows", pooling="max")
+    assert (done.rows, done.bad) == (33, 2)
+    wanted = engine.embed(["long " * 600], "max", long="windows")[0]
+    np.testing.assert_allclose(read(tmp_path / "out")["a.jsonl", 11], wanted, atol=2e-6)
+
+
+def test_files_at_a_url(engine: Any, source: Path, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    store.put(str(source), "/bucket/texts", recursive=True)
+    try:
+        embed_files(engine, source, tmp_path / "here", rows_a_part=5)
+        for index in range(2):
+            embed_files(engine, "memory://bucket/texts", tmp_path / "there", rows_a_part=5, shard=(index, 2))
+        here, there = read(tmp_path / "here"), read(tmp_path / "there")
+        assert here.keys() == there.keys()
+        for key in here:
+            np.testing.assert_allclose(here[key], there[key], atol=2e-6)
+        bad = [
+            json.loads(line)["where"]
+            for path in (tmp_path / "there").glob("bad-*")
+            for line in path.read_text("utf-8").splitlines()
+        ]
+        assert sorted(bad) == [f"memory:///bucket/texts/a.jsonl:{n}" for n in (10, 12, 8)]
+        one = embed_files(engine, "memory://bucket/texts/b.txt", tmp_path / "one")
+        assert one.rows == 12
+        with pytest.raises(DataError, match=r"memory://bucket/none: no file there"):
+            embed_files(engine, "memory://bucket/none", tmp_path / "none")
+    finally:
+        store.rm("/bucket", recursive=True)
+
+
+def test_unknown_and_missing_stores_are_named(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"nosuch://x: .*nosuch"):
+        embed_files(engine, "nosuch://x", tmp_path / "out")
+    pytest.importorskip("fsspec")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)  # it may be known already
+    with pytest.raises(MissingExtraError, match="s3fs"):
+        embed_files(engine, "s3://bucket/texts", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_files_of_an_s3_bucket(engine: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip(
+        "moto.server", reason="pip install moto[server]: an S3 of this machine"
+    ).ThreadedMotoServer
+    for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv("AWS_" + name, value)
+    running = server(port=0)
+    running.start()
+    try:
+        _, port = running.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        import s3fs
+
+        store = s3fs.S3FileSystem(skip_instance_cache=True)
+        store.mkdir("bucket")
+        store.put(str(source), "bucket/texts", recursive=True)
+        done = embed_files(engine, "s3://bucket/texts", tmp_path / "out", rows_a_part=5)
+        again = embed_files(engine, "s3://bucket/texts", tmp_path / "out", rows_a_part=5)
+    finally:
+        running.stop()
+    assert (done.rows, done.bad, done.written) == (32, 3, 8) and (again.written, again.kept) == (0, 8)
+    embed_files(engine, source, tmp_path / "here", rows_a_part=5)
+    here, there = read(tmp_path / "here"), read(tmp_path / "out")
+    for key in here:
+        np.testing.assert_allclose(here[key], there[key], atol=2e-6)

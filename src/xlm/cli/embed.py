@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -39,8 +39,36 @@ def embed(
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts; without any: lines of stdin.")
     ] = None,
     model: ModelOption = None,
-    pooling: Annotated[str, typer.Option("--pooling", help="mean or max over the tokens, or cls: the first.")] = "mean",
-    normalize: Annotated[bool, typer.Option(help="Scale every vector to unit length.")] = True,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            "--pooling", help="mean or max over the tokens, or cls: the first. Default: as the folder says, else mean."
+        ),
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize/--no-normalize",
+            help="Scale every vector to unit length. Default: as the folder says, else yes.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="The name of one of the checkpoint's prompts, put before every text.")
+    ] = None,
+    long: Annotated[
+        str,
+        typer.Option("--long", help="Texts longer than the model: refuse them, or read them in overlapping windows."),
+    ] = "refuse",
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            "--chunks",
+            metavar="N",
+            min=1,
+            help="With --json: a vector for every chunk of up to N tokens, whole sentences, each seen with its whole text.",
+        ),
+    ] = None,
     file: FileOption = None,
     output: Annotated[
         Path | None,
@@ -51,6 +79,20 @@ def embed(
             help="Write the vectors (n, hidden) as float32; with --input: a folder.",
         ),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="PATH|URL",
+            help="Embed files into Parquet parts in --output: JSONL, CSV, Parquet or lines, a folder, s3://….",
+        ),
+    ] = None,
+    column: Annotated[str, typer.Option("--column", help="With --input: the column of texts.")] = "text",
+    shard: Annotated[
+        str, typer.Option("--shard", metavar="I/N", help="With --input: make every N-th part, from the I-th on.")
+    ] = "0/1",
+    rows: Annotated[int, typer.Option("--rows", min=1, help="With --input: rows of a part.")] = 10_000,
+    half: Annotated[bool, typer.Option("--half", help="With --input: vectors as float16.")] = False,
     truncate: TruncateOption = False,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
@@ -64,6 +106,17 @@ def embed(
     """
     from xlm.errors import InputError
 
+    if source is not None:
+        if texts or file is not None:
+            raise InputError(f"--input is {source!r} and there are other texts: give one or the other")
+        if output is None:
+            raise InputError(f"--input is {source!r}: --output must name a folder for its Parquet parts")
+        options = {"pooling": pooling, "normalize": normalize, "prompt": prompt, "truncate": truncate, "long": long}
+        loading = {"dtype": dtype, "device": device, "lang": lang}
+        _embed_files(source, output, column, shard, rows, half, options, model, loading, as_json)
+        return
+    if chunks is not None and not as_json:
+        raise InputError(f"--chunks is {chunks}: it prints with --json")
     named = list(input_texts(texts, file, errors))
     lines = [text for _, text in named]
     if not lines:
@@ -71,8 +124,15 @@ def embed(
     from xlm.inference.engine import load
 
     engine = load(model, dtype=dtype, device=device, lang=lang)
+    if chunks is not None:
+        for text, found in zip(
+            lines, engine.embed_chunks(lines, chunks, normalize=normalize, prompt=prompt), strict=True
+        ):
+            shown = [{**chunk, "vector": chunk["vector"].tolist()} for chunk in found]
+            print_json({"text": text, "chunks": shown})
+        return
     try:
-        vectors = engine.embed(lines, pooling, normalize, truncate=truncate)  # type: ignore[arg-type]
+        vectors = engine.embed(lines, pooling, normalize, prompt=prompt, truncate=truncate, long=long)  # type: ignore[arg-type]
     except InputError as error:
         message = str(error)
         for index, (where, _) in enumerate(named):
@@ -97,10 +157,9 @@ def _embed_files(
     shard: str,
     rows: int,
     half: bool,
-    truncate: bool,
+    options: dict[str, Any],
     model: str | None,
-    dtype: str,
-    device: str | None,
+    loading: dict[str, Any],
     as_json: bool,
 ) -> None:
     import time
@@ -110,7 +169,7 @@ def _embed_files(
     from xlm.inference.engine import load
 
     share = parse_shard(shard)
-    engine = load(model, dtype=dtype, device=device)
+    engine = load(model, **loading)
     started, total = time.monotonic(), 0
 
     def say(part: Part) -> None:
@@ -120,7 +179,7 @@ def _embed_files(
         stderr().print(f"{part.file}: {part.rows:,} rows ({rate:,.0f} rows/s)", soft_wrap=True)
 
     done = embed_files(
-        engine, source, output, column=column, shard=share, rows_a_part=rows, half=half, truncate=truncate, on_part=say
+        engine, source, output, column=column, shard=share, rows_a_part=rows, half=half, on_part=say, **options
     )
     if as_json:
         print_json(asdict(done))

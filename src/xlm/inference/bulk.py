@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ import numpy as np
 from xlm.atomic import make_folder, replacing, write_text
 from xlm.data.tables import BadRow, Row, read_rows
 from xlm.errors import DataError, InputError, MissingExtraError, OutputError
-
-_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
+from xlm.inference.sources import Source, find_sources
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(left), int(right)
 
 
-def find_files(source: str | Path) -> list[Path]:
-    """The files of texts behind a path, sorted: itself, or those in a folder and its folders.
-
-    Raises:
-        DataError: there is none.
-    """
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.removesuffix(".gz").endswith(_ENDINGS))
-    if not found:
-        raise DataError(f"{source}: no file there ends in {', '.join(_ENDINGS)} (or .gz after it)")
-    return found
-
-
 def embed_files(
     engine: Any,
     source: str | Path,
@@ -97,12 +81,17 @@ def embed_files(
     half: bool = False,
     keep_text: bool = False,
     on_part: Any = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    prompt: str | None = None,
+    long: str = "refuse",
 ) -> Done:
     """Embed the texts of files into Parquet parts ``part-FILE-NUMBER.parquet``: source, row, embedding (and text).
 
     Args:
         engine: of `xlm.load`.
-        source: a file or a folder: JSONL, CSV, TSV, Parquet with a ``column`` of texts, or lines of ``.txt``.
+        source: a file or a folder, here or at a URL (``s3://bucket/folder``): JSONL, CSV, TSV, Parquet with a ``column`` of
+            texts, or lines of ``.txt``. Every shard reads all files, and computes its own parts.
         output: a folder; every shard writes into the same one.
         shard: (i, n): this process makes every n-th part, from the i-th on.
         rows_a_part: rows of a part.
@@ -110,6 +99,7 @@ def embed_files(
         half: vectors as float16.
         keep_text: the texts in the parts too.
         on_part: called with every `Part` that is done.
+        pooling, normalize, prompt, long: as in `Engine.embed`; with ``long="windows"`` no text is too long.
 
     Bad rows (unreadable, empty, no text in the column, too long) are named in ``bad-I-of-N.jsonl`` and left out.
 
@@ -120,22 +110,21 @@ def embed_files(
     if rows_a_part < 1:
         raise InputError(f"rows_a_part is {rows_a_part}: it must be at least 1")
     pyarrow = _pyarrow()
-    files = find_files(source)
+    files = find_sources(source)
     folder = make_folder(output, "output")
     name = f"{shard[0]}-of-{shard[1]}"
     settings = {
         "model": engine.name, "dtype": engine.dtype, "column": column, "rows_a_part": rows_a_part,
         "truncate": truncate, "half": half, "keep_text": keep_text,
-        "files": {str(path): path.stat().st_size for path in files},
+        "pooling": engine.pooling(pooling), "normalize": normalize, "prompt": prompt, "long": long,
+        "files": {file.name: [file.size, file.stamp] for file in files},
     }  # fmt: skip
+    options = {"pooling": pooling, "normalize": normalize, "prompt": prompt, "truncate": truncate, "long": long}
+    may_cut = truncate or long != "refuse"
     manifest = _open_manifest(folder, name, settings)
     written = kept = number = 0
-    for index, path in enumerate(files):
-        rows = read_rows(str(path))
-        for chunk_number in range(10**9):
-            chunk = list(islice(rows, rows_a_part))
-            if not chunk:
-                break
+    for index, origin in enumerate(files):
+        for chunk_number, chunk in enumerate(_chunks(origin, rows_a_part)):
             mine, number = number % shard[1] == shard[0], number + 1
             if not mine:
                 continue
@@ -145,13 +134,13 @@ def embed_files(
                 kept += 1
                 continue
             first = chunk_number * rows_a_part
-            numbers, texts, bad = _texts_of(chunk, first, column, engine, truncate)
-            vectors = engine.embed(texts, truncate=truncate)
+            numbers, texts, bad = _texts_of(chunk, first, column, engine, may_cut, prompt)
+            vectors = engine.embed(texts, **options)
             size, digest = _write_part(
-                pyarrow, folder / file, str(path), numbers, texts if keep_text else None, vectors, half
+                pyarrow, folder / file, origin.name, numbers, texts if keep_text else None, vectors, half
             )
             _name_bad(folder / f"bad-{name}.jsonl", bad)
-            part = Part(file, str(path), first, len(texts), len(bad), size, digest)
+            part = Part(file, origin.name, first, len(texts), len(bad), size, digest)
             manifest.parts[file] = part
             _save(folder, name, manifest)
             written += 1
@@ -176,8 +165,22 @@ class Embedder:
         return {**batch, "embedding": self.engine.embed(texts, **self.options)}
 
 
+def _chunks(origin: Source, rows_a_part: int) -> Iterator[list[Row | BadRow]]:
+    """The rows of a file, a part's worth at a time; places name the file as it was asked for."""
+    with origin.local() as path:
+        copy = str(path)
+        rows = read_rows(copy)
+        try:
+            while chunk := list(islice(rows, rows_a_part)):
+                if copy != origin.name:
+                    chunk = [replace(row, where=row.where.replace(copy, origin.name, 1)) for row in chunk]
+                yield chunk
+        except DataError as error:
+            raise DataError(str(error).replace(copy, origin.name, 1)) from error
+
+
 def _texts_of(
-    chunk: Sequence[Row | BadRow], first: int, column: str, engine: Any, truncate: bool
+    chunk: Sequence[Row | BadRow], first: int, column: str, engine: Any, may_cut: bool, prompt: str | None
 ) -> tuple[list[int], list[str], list[dict[str, Any]]]:
     """Row numbers and texts of a chunk, and what is wrong with the others."""
     numbers: list[int] = []
@@ -196,8 +199,8 @@ def _texts_of(
         numbers.append(number)
         texts.append(text)
         places.append(row.where)
-    if not truncate:
-        for at in sorted(engine.truncated(texts), reverse=True):
+    if not may_cut:
+        for at in sorted(engine.truncated(texts, prompt=prompt), reverse=True):
             bad.append({"where": places[at], "reason": f"longer than the model's {engine.max_tokens:,} tokens"})
             del numbers[at], texts[at]
     return numbers, texts, bad

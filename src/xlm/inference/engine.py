@@ -28,6 +28,7 @@ from xlm.inference.embedding import sparse_weights
 from xlm.inference.inputs import Input, Rows
 from xlm.inference.language import Language, languages_of, speak
 from xlm.inference.loading import Loaded, load_parts, tasks_of
+from xlm.inference.long import OVERLAP, LongTexts
 from xlm.tasks import fill
 from xlm.tasks.retrieve import POOLINGS, normalized, pool
 
@@ -43,7 +44,7 @@ MASKS_AT_ONCE = 64
 """Rows of logits that exist at once: 64 rows of XLM-R's 250,002 are 64 MB."""
 
 
-class Engine(Answers):
+class Engine(Answers, LongTexts):
     """A loaded model that answers in plain Python and NumPy; :func:`load` makes one.
 
     Attributes:
@@ -116,6 +117,8 @@ class Engine(Answers):
         *,
         prompt: str | None = None,
         truncate: bool = False,
+        long: Literal["refuse", "windows"] = "refuse",
+        overlap: int = OVERLAP,
     ) -> Floats:
         """One vector an input: float32 (n, hidden); (0, hidden) for no inputs.
 
@@ -127,18 +130,42 @@ class Engine(Answers):
                 else True.
             prompt: the name of one of the checkpoint's prompts, put before every text. None: its default one, if any.
             truncate: cut what is longer than the model instead of refusing it.
+            long: ``windows`` reads texts longer than the model in windows and pools over all their tokens (with ``cls``:
+                over the windows). For a vector a part of the text see :meth:`embed_chunks`.
+            overlap: tokens that neighbouring windows share.
 
         Raises:
-            InputError: as in :meth:`encode`, an unknown ``pooling`` or ``prompt``, or a model that is no encoder of texts.
+            InputError: as in :meth:`encode`, an unknown ``pooling``, ``prompt`` or ``long``, both ``truncate`` and windows.
         """
-        pooling = pooling or self.embedding.pooling  # type: ignore[assignment]
-        if pooling not in POOLINGS:
-            raise InputError(f"pooling is {pooling!r}: it must be one of {', '.join(POOLINGS)}")
-        rows = self._rows(self._prompted(texts, prompt), truncate=truncate, name="texts")
+        kind = self.pooling(pooling)
+        if long not in ("refuse", "windows"):
+            raise InputError(f"long is {long!r}: it must be refuse or windows")
+        if long == "windows":
+            if truncate:
+                raise InputError("truncate=True and long='windows': long texts are either cut or read whole")
+            return self.finished(self._long_vectors(texts, kind, prompt, overlap), normalize)
+        rows = self.embedding_rows(texts, prompt=prompt, truncate=truncate)
         found = np.zeros((len(rows), self.hidden_size), np.float32)
         for members, lengths, states in self._packs(rows):
-            found[members] = pool(_to_numpy(states), lengths, pooling)
-        return normalized(found) if (self.embedding.normalize if normalize is None else normalize) else found
+            found[members] = pool(_to_numpy(states), lengths, kind)
+        return self.finished(found, normalize)
+
+    def pooling(self, asked: str | None) -> str:
+        """How vectors are pooled: as asked, else as the checkpoint's folder says."""
+        found = asked or self.embedding.pooling
+        if found not in POOLINGS:
+            raise InputError(f"pooling is {found!r}: it must be one of {', '.join(POOLINGS)}")
+        return found
+
+    def embedding_rows(
+        self, texts: Sequence[Input], *, prompt: str | None = None, truncate: bool = False
+    ) -> list[list[int]]:
+        """The ids that :meth:`embed` runs for every text: its prompt before it, special tokens included."""
+        return self._rows(self._prompted(texts, prompt), truncate=truncate, name="texts")
+
+    def finished(self, vectors: Floats, normalize: bool | None) -> Floats:
+        """Pooled vectors as :meth:`embed` gives them: of unit length, if asked or if the checkpoint's folder says so."""
+        return normalized(vectors) if (self.embedding.normalize if normalize is None else normalize) else vectors
 
     def embed_all(
         self, texts: Sequence[Input], *, prompt: str | None = None, truncate: bool = False
@@ -152,7 +179,7 @@ class Engine(Answers):
         Raises:
             InputError: as in :meth:`embed`.
         """
-        rows = self._rows(self._prompted(texts, prompt), truncate=truncate, name="texts")
+        rows = self.embedding_rows(texts, prompt=prompt, truncate=truncate)
         heads, special = self.embedding, set(self.tokenizer.all_special_ids)
         found: list[dict[str, Any]] = [{} for _ in rows]
         for members, lengths, packed in self._packs(rows):
@@ -214,11 +241,10 @@ class Engine(Answers):
                 found[index] = [next(best) for _ in places[index]]
         return found
 
-    def truncated(self, inputs: Sequence[Input]) -> list[int]:
-        """The indices of inputs that are longer than the model, and so would be cut."""
-        return [
-            k for k, row in enumerate(self._rows(inputs, truncate=False, check=False)) if len(row) > self.max_tokens
-        ]
+    def truncated(self, inputs: Sequence[Input], *, prompt: str | None = None) -> list[int]:
+        """The indices of inputs that are longer than the model, their prompt before them, and so would be cut."""
+        rows = self._rows(self._prompted(inputs, prompt), truncate=False, check=False)
+        return [index for index, row in enumerate(rows) if len(row) > self.max_tokens]
 
     def count_tokens(self, inputs: Sequence[Input]) -> list[int]:
         """How many tokens each input has, special ones included."""

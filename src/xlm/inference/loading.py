@@ -140,4 +140,7 @@ def find_device(device: str | None) -> torch.device:
 
 def tasks_of(model: Any) -> tuple[str, ...]:
     """What a model can be asked: ``embed``, ``fill-mask``, ``classify``, ..."""
-    return next(tasks for ending, tasks in _TASKS if type(model).__name__.endswith(ending))
+    tasks = next(tasks for ending, tasks in _TASKS if type(model).__name__.endswith(ending))
+    if "rerank" in tasks and model.config.num_labels > 2:  # one score, or those of no and yes
+        tasks = tuple(task for task in tasks if task != "rerank")
+    return tasks

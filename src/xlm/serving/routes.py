@@ -9,10 +9,12 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from xlm.serving import schema
+from xlm.serving.direct import Direct, Json
 from xlm.serving.errors import Refused
 from xlm.serving.served import Desk, Served
+from xlm.tasks.retrieve import normalized
 
-router = APIRouter()
+router = APIRouter(route_class=Direct)
 
 
 def _desk(request: Request) -> Desk:
@@ -21,13 +23,6 @@ def _desk(request: Request) -> Desk:
 
 def _listed(texts: str | list[str]) -> list[str]:
     return [texts] if isinstance(texts, str) else texts
-
-
-def _nonempty(texts: list[str], param: str) -> list[str]:
-    for index, text in enumerate(texts):
-        if not text.strip():
-            raise Refused(400, f"{param}[{index}] is empty: a text is needed", param)
-    return texts
 
 
 def _serve(request: Request, name: str | None, texts: list[str], param: str, task: str) -> tuple[Desk, Served]:
@@ -41,11 +36,13 @@ def _serve(request: Request, name: str | None, texts: list[str], param: str, tas
     return desk, served
 
 
-def _say_truncated(response: Response, served: Served, texts: Any) -> None:
-    """Name the inputs that were cut in a header: a cut is never silent."""
-    cut = served.engine.truncated(texts)
-    if cut:
-        response.headers["X-Truncated-Inputs"] = ",".join(map(str, cut[:100]))
+async def _truncated(request: Request, desk: Desk, served: Served, texts: list[str], lengths: list[int]) -> list[int]:
+    """Which texts were cut; only those that fill the model can have been."""
+    full = [index for index, length in enumerate(lengths) if length >= served.engine.max_tokens]
+    if not full:
+        return []
+    cut = await desk.ask(request.scope, lambda: served.engine.truncated([texts[index] for index in full]))
+    return [full[index] for index in cut]
 
 
 # -- OpenAI -----------------------------------------------------------------------------------------------------------
@@ -70,54 +67,43 @@ async def embeddings(request: Request, body: schema.Embeddings) -> dict[str, Any
         inputs = list(body.input)
     if not inputs:
         raise Refused(400, "input is empty: at least one text is needed", "input")
-    texts = [item for item in inputs if isinstance(item, str)]
-    _nonempty(texts, "input")
     named = [item if isinstance(item, str) else "" for item in inputs]
+    for index, item in enumerate(inputs):
+        if not (item.strip() if isinstance(item, str) else item):
+            raise Refused(400, f"input[{index}] is empty: a text is needed", "input")
     desk, served = _serve(request, body.model, named, "input", "embed")
     width = served.engine.hidden_size
     if body.dimensions is not None and body.dimensions > width:
         raise Refused(400, f"dimensions is {body.dimensions}: this model has {width}", "dimensions")
-
-    def call() -> np.ndarray:
-        vectors = served.engine.embed(inputs)
-        if body.dimensions is not None:
-            vectors = vectors[:, : body.dimensions]
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors
-
-    vectors = await desk.ask(request.scope, call)
-    tokens = request.scope["xlm.tokens"]  # counted as they ran: the texts are not tokenized again
-    data = [
-        {
-            "object": "embedding",
-            "index": index,
-            "embedding": base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
-            if body.encoding_format == "base64"
-            else vector.tolist(),
-        }
-        for index, vector in enumerate(vectors)
-    ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    vectors, lengths = await desk.vectors(request.scope, served, inputs)
+    if body.dimensions is not None:
+        vectors = normalized(np.ascontiguousarray(vectors[:, : body.dimensions]))
+    shown: Any = vectors
+    if body.encoding_format == "base64":
+        shown = [base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii") for vector in vectors]
+    usage = {"prompt_tokens": sum(lengths), "total_tokens": sum(lengths)}
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(shown)]
     return {"object": "list", "data": data, "model": served.name, "usage": usage}
 
 
 # -- Text embeddings inference ----------------------------------------------------------------------------------------
 
 
-@router.post("/embed", tags=["vectors"])
-async def embed(request: Request, body: schema.Embed, response: Response) -> list[list[float]]:
+@router.post("/embed", tags=["vectors"], response_model=list[list[float]])
+async def embed(request: Request, body: schema.Embed) -> Response:
     """Vectors of texts."""
     texts = _listed(body.inputs)
     desk, served = _serve(request, body.model, texts, "inputs", "embed")
-    options: dict[str, Any] = {"normalize": body.normalize, "truncate": body.truncate}
-    if body.pooling is not None:
-        options["pooling"] = body.pooling
-    if body.prompt_name is not None:
-        options["prompt"] = body.prompt_name
-    vectors = await desk.ask(request.scope, lambda: served.engine.embed(texts, **options))
-    if body.truncate:
-        _say_truncated(response, served, texts)
-    return vectors.tolist()
+    if body.long == "windows":
+        options = {"pooling": body.pooling, "normalize": body.normalize, "prompt": body.prompt_name, "long": "windows"}
+        return Json(await desk.ask(request.scope, lambda: served.engine.embed(texts, **options)))
+    vectors, lengths = await desk.vectors(
+        request.scope, served, texts,
+        pooling=body.pooling, normalize=body.normalize, prompt=body.prompt_name, truncate=body.truncate,
+    )  # fmt: skip
+    cut = await _truncated(request, desk, served, texts, lengths) if body.truncate else []
+    # A cut is never silent.
+    return Json(vectors, headers={"X-Truncated-Inputs": ",".join(map(str, cut[:100]))} if cut else None)
 
 
 @router.post("/embed_all", tags=["vectors"])
@@ -125,11 +111,12 @@ async def embed_all(request: Request, body: schema.Embed) -> list[dict[str, Any]
     """Dense, sparse and multi-vector outputs of one forward, for checkpoints that have those heads."""
     texts = _listed(body.inputs)
     desk, served = _serve(request, body.model, texts, "inputs", "embed")
-    found = await desk.ask(request.scope, lambda: served.engine.embed_all(texts, truncate=body.truncate))
-    return [
-        {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in item.items()}
-        for item in found
-    ]
+    options = {"prompt": body.prompt_name, "truncate": body.truncate}
+    found = await desk.ask(request.scope, lambda: served.engine.embed_all(texts, **options))
+    for item in found:
+        if "sparse" in item:
+            item["sparse"] = {str(token): weight for token, weight in item["sparse"].items()}
+    return found
 
 
 @router.post("/similarity", tags=["vectors"])
@@ -137,7 +124,7 @@ async def similarity(request: Request, body: schema.Similarity) -> list[float]:
     """Cosines of one sentence with many."""
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
     desk, served = _serve(request, body.model, texts, "inputs", "embed")
-    vectors = await desk.ask(request.scope, lambda: served.engine.embed(texts, truncate=body.truncate))
+    vectors, _ = await desk.vectors(request.scope, served, texts, normalize=True, truncate=body.truncate)
     return (vectors[1:] @ vectors[0]).tolist()
 
 
@@ -152,7 +139,7 @@ async def tokenize(request: Request, body: schema.Tokenize) -> list[list[dict[st
     def call() -> list[list[dict[str, Any]]]:
         tokenizer = served.engine.tokenizer
         found = tokenizer(texts, add_special_tokens=body.add_special_tokens, return_offsets_mapping=True)
-        special = set(tokenizer.all_special_ids)
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # that one stands for something in the text
         answers = []
         for text, ids, spans in zip(texts, found["input_ids"], found["offset_mapping"], strict=True):
             tokens = tokenizer.convert_ids_to_tokens(list(ids))

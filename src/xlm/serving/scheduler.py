@@ -7,6 +7,7 @@ is no padding and no waiting for a batch to fill: whatever waits when the model 
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import logging
 import threading
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from xlm.errors import XLMError
+from xlm.tasks.retrieve import Floats, pool
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,10 @@ class Overloaded(XLMError):
 
 class Abandoned(XLMError):
     """Nobody waits for the answer any more: the client has gone or its time is over."""
+
+
+class Died(XLMError):
+    """The model's thread has ended; nothing can be computed any more."""
 
 
 class Ticket:
@@ -62,12 +68,50 @@ current_ticket: ContextVar[Ticket | None] = ContextVar("current_ticket", default
 
 
 class _Job:
-    """The rows that one call of a request waits for."""
+    """The rows that one call of a request waits for, and who takes their states."""
 
     def __init__(self, rows: Sequence[Sequence[int]], ticket: Ticket) -> None:
         self.rows, self.ticket = rows, ticket
-        self.done: SimpleQueue[Pack | BaseException] = SimpleQueue()
         self.failed = False
+
+
+class _Streamed(_Job):
+    """States go, pack by pack, to a thread that waits."""
+
+    def __init__(self, rows: Sequence[Sequence[int]], ticket: Ticket) -> None:
+        super().__init__(rows, ticket)
+        self.done: SimpleQueue[Pack | BaseException] = SimpleQueue()
+
+
+class _Pooled(_Job):
+    """One vector a row goes to a future of an event loop, when the last is there: no thread waits for it."""
+
+    def __init__(
+        self, rows: Sequence[Sequence[int]], ticket: Ticket, pooling: str, future: asyncio.Future[Floats]
+    ) -> None:
+        super().__init__(rows, ticket)
+        self.pooling, self.future = pooling, future
+        self.left = len(rows)
+        self.found: Floats | None = None
+        self.error: BaseException | None = None
+
+    def take(self, indices: list[int], vectors: Floats) -> bool:
+        """Keep the vectors (rows, hidden) of rows; whether they were the last."""
+        if self.found is None:
+            self.found = np.empty((len(self.rows), vectors.shape[1]), np.float32)
+        self.found[indices] = vectors
+        self.left -= len(indices)
+        return not self.left
+
+    def resolve(self) -> None:
+        """Answer, in the event loop's thread."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            assert self.found is not None
+            self.future.set_result(self.found)
 
 
 class Scheduler:
@@ -86,6 +130,7 @@ class Scheduler:
         self._heap: list[tuple[float, int, int, _Job]] = []
         self._wake = threading.Condition()
         self._virtual, self._count, self._closing = 0.0, 0, False
+        self._dead: Died | None = None
         self.waiting = 0
         self.computed = 0
         self.dropped = 0
@@ -107,11 +152,35 @@ class Scheduler:
             Overloaded: more tokens would wait than may.
             Abandoned: the request's ticket is over.
         """
-        ticket = current_ticket.get() or Ticket()
-        job = _Job(rows, ticket)
-        tokens = sum(len(row) for row in rows)
-        ticket.tokens += tokens
+        job = _Streamed(rows, current_ticket.get() or Ticket())
+        self._put(job)
+        left = len(rows)
+        while left:
+            found = job.done.get()
+            if isinstance(found, BaseException):
+                raise found
+            left -= len(found[0])
+            yield found
+
+    def vectors(self, rows: Sequence[Sequence[int]], pooling: str, ticket: Ticket) -> asyncio.Future[Floats]:
+        """One vector a row, (rows, hidden) float32, pooled in the model's thread; called in an event loop.
+
+        The future fails with Abandoned when the ticket is over before a row's turn, and as the model does.
+
+        Raises:
+            Overloaded: more tokens would wait than may.
+        """
+        future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
+        self._put(_Pooled(rows, ticket, pooling, future))
+        return future
+
+    def _put(self, job: _Job) -> None:
+        rows = job.rows
+        tokens = sum(map(len, rows))
+        job.ticket.tokens += tokens
         with self._wake:
+            if self._dead is not None:
+                raise self._dead
             if self._closing:
                 raise Overloaded("the server is shutting down", 5)
             if self.waiting and self.waiting + tokens > self._limit:
@@ -126,13 +195,6 @@ class Scheduler:
                 heapq.heappush(self._heap, (place, self._count, index, job))
             self.waiting += tokens
             self._wake.notify()
-        left = len(rows)
-        while left:
-            found = job.done.get()
-            if isinstance(found, BaseException):
-                raise found
-            left -= len(found[0])
-            yield found
 
     def close(self, seconds: float = 10.0) -> None:
         """Finish what waits, then end the thread."""
@@ -170,14 +232,24 @@ class Scheduler:
                 self._wake.wait()
 
     def _serve(self) -> None:
-        while chosen := self._take():
-            started = time.monotonic()
-            self._compute(chosen)
-            tokens = sum(len(job.rows[index]) for index, job in chosen)
-            seconds = max(time.monotonic() - started, 1e-6)
-            self.computed += tokens
-            self.rate += 0.1 * (tokens / seconds - self.rate)
-            self.on_pack(tokens, seconds)
+        chosen: list[tuple[int, _Job]] = []
+        try:
+            while chosen := self._take():
+                started = time.monotonic()
+                self._compute(chosen)
+                tokens = sum(len(job.rows[index]) for index, job in chosen)
+                seconds = max(time.monotonic() - started, 1e-6)
+                self.computed += tokens
+                self.rate += 0.1 * (tokens / seconds - self.rate)
+                self.on_pack(tokens, seconds)
+        except BaseException as error:  # the thread ends: /health says so, and nobody waits for it
+            log.exception("the model's thread has died")
+            with self._wake:
+                self._dead = Died(f"the model's thread has died ({type(error).__name__}): the server must be restarted")
+                waiting, self._heap = self._heap, []
+                self.waiting = 0
+            for job in {id(job): job for job in [*(j for _, j in chosen), *(entry[3] for entry in waiting)]}.values():
+                _fail(job, self._dead)
 
     def _compute(self, chosen: list[tuple[int, _Job]]) -> None:
         """Run rows and hand them out; when that fails, run halves, so that one bad row fails alone."""
@@ -193,21 +265,50 @@ class Scheduler:
             self._compute(chosen[:middle])
             self._compute(chosen[middle:])
             return
+        self._hand_out(chosen, states)
+
+    @staticmethod
+    def _hand_out(chosen: list[tuple[int, _Job]], states: Tensor) -> None:
+        """Every job gets its rows; finished vectors go to their event loop in one call."""
         lengths = [len(job.rows[index]) for index, job in chosen]
-        parts = states.split(lengths)
-        members: dict[int, list[int]] = {}
+        members: dict[_Job, list[int]] = {}
         for at, (_, job) in enumerate(chosen):
-            members.setdefault(id(job), []).append(at)
-        for group in members.values():
-            job = chosen[group[0]][1]
-            own = torch.cat([parts[at] for at in group])
-            job.done.put(([chosen[at][0] for at in group], [lengths[at] for at in group], own))
+            members.setdefault(job, []).append(at)
+        pooled: dict[str, Floats] = {}
+        finished: dict[asyncio.AbstractEventLoop, list[_Pooled]] = {}
+        parts: Sequence[Tensor] | None = None
+        for job, places in members.items():
+            indices = [chosen[at][0] for at in places]
+            if isinstance(job, _Pooled):
+                if job.pooling not in pooled:
+                    pooled[job.pooling] = pool(states.float().cpu().numpy(), lengths, job.pooling)
+                if job.take(indices, pooled[job.pooling][places]):
+                    finished.setdefault(job.future.get_loop(), []).append(job)
+            elif isinstance(job, _Streamed):
+                parts = parts or states.split(lengths)
+                job.done.put((indices, [lengths[at] for at in places], torch.cat([parts[at] for at in places])))
+        for loop, jobs in finished.items():
+            _tell(loop, jobs)
 
 
 def _fail(job: _Job, error: BaseException) -> None:
-    if not job.failed:
-        job.failed = True
+    if job.failed:
+        return
+    job.failed = True
+    if isinstance(job, _Pooled):
+        job.error = error
+        _tell(job.future.get_loop(), [job])
+    elif isinstance(job, _Streamed):
         job.done.put(error)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, jobs: list[_Pooled]) -> None:
+    def resolve() -> None:
+        for job in jobs:
+            job.resolve()
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(resolve)
 
 
 def model_runner(model: Any, device: torch.device) -> Callable[[list[Sequence[int]]], Tensor]:

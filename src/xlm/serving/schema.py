@@ -27,13 +27,15 @@ class Embeddings(Body):
 
 
 class Embed(Body):
-    """POST /embed: texts to vectors; ``truncate`` cuts what is longer than the model, and the answer's headers say so."""
+    """POST /embed: texts to vectors; ``truncate`` cuts what is longer than the model, and the answer's headers say so;
+    ``long="windows"`` reads it in overlapping windows."""
 
     inputs: Texts
     model: str | None = None
     normalize: bool = True
     pooling: Literal["mean", "cls", "max"] | None = None
     truncate: bool = False
+    long: Literal["refuse", "windows"] = "refuse"
     prompt_name: str | None = None
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from xlm.serving.errors import Refused
 from xlm.serving.scheduler import Abandoned, Overloaded, Scheduler, Ticket, current_ticket, model_runner
 from xlm.serving.settings import Settings
 
 T = TypeVar("T")
+_AT_ONCE = 4000
+"""Characters of a request that are tokenized in the event loop, in about a millisecond."""
 
 
 class Served:
@@ -33,7 +39,6 @@ class Desk:
         self.models = {model.name: model for model in models}
         self.settings = settings
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="xlm-request")
-        self._lock = threading.Lock()
         self.under_way = 0
         self.draining = False
 
@@ -63,11 +68,34 @@ class Desk:
             Overloaded: too many requests already.
             Abandoned: given up.
         """
-        if self.under_way >= self.settings.requests:
-            raise Overloaded(f"{self.under_way:,} requests are under way, the limit is {self.settings.requests:,}", 1)
-        ticket = Ticket(self.settings.answer_seconds)
-        gone: asyncio.Event = scope["xlm.gone"]
+        with self._ticket(scope) as ticket:
+            return await self._in_thread(scope, ticket, call)
 
+    async def vectors(
+        self, scope: Any, served: Served, inputs: Sequence[Any], **options: Any
+    ) -> tuple[NDArray[np.float32], list[int]]:
+        """`Engine.embed`, without a thread that waits: vectors, and the tokens of every input.
+
+        Raises:
+            Overloaded, Abandoned, InputError: as in `ask` and `Engine.embed`.
+        """
+        engine = served.engine
+        pooling, normalize = options.pop("pooling", None), options.pop("normalize", None)
+
+        def tokenize() -> list[list[int]]:
+            return engine.embedding_rows(inputs, **options)
+
+        with self._ticket(scope) as ticket:
+            # A few short texts are tokenized in less time than a thread needs to wake up.
+            few = sum(len(item) if isinstance(item, str) else 0 for item in inputs) <= _AT_ONCE
+            rows = tokenize() if few else await self._in_thread(scope, ticket, tokenize)
+            if not rows:
+                return np.zeros((0, engine.hidden_size), np.float32), []
+            future = served.scheduler.vectors(rows, engine.pooling(pooling), ticket)
+            found = await self._wait(scope, ticket, future)
+        return engine.finished(found, normalize), [len(row) for row in rows]
+
+    async def _in_thread(self, scope: Any, ticket: Ticket, call: Callable[[], T]) -> T:
         def work() -> T:
             if ticket.over:
                 raise Abandoned("nobody waits for the answer any more")
@@ -77,22 +105,29 @@ class Desk:
             finally:
                 current_ticket.set(None)
 
+        return await self._wait(scope, ticket, asyncio.get_running_loop().run_in_executor(self.pool, work))
+
+    async def _wait(self, scope: Any, ticket: Ticket, future: asyncio.Future[T]) -> T:
+        """The future's result, unless the client goes or its time is over before."""
+        left = ticket.deadline - time.monotonic()
+        await asyncio.wait({future, scope["xlm.gone"]}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            ticket.cancel()
+            future.cancel()
+            future.add_done_callback(_forget)
+            raise Abandoned("the client has gone, or the time for an answer is over")
+        return future.result()
+
+    @contextmanager
+    def _ticket(self, scope: Any) -> Iterator[Ticket]:
+        if self.under_way >= self.settings.requests:
+            raise Overloaded(f"{self.under_way:,} requests are under way, the limit is {self.settings.requests:,}", 1)
+        ticket = Ticket(self.settings.answer_seconds)
         self.under_way += 1
-        future = asyncio.get_running_loop().run_in_executor(self.pool, work)
-        leaving = asyncio.ensure_future(gone.wait())
         try:
-            await asyncio.wait(
-                {future, leaving}, timeout=self.settings.answer_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not future.done():
-                ticket.cancel()
-                future.cancel()
-                future.add_done_callback(_forget)
-                raise Abandoned("the client has gone, or the time for an answer is over")
-            return future.result()
+            yield ticket
         finally:
             self.under_way -= 1
-            leaving.cancel()
             scope["xlm.tokens"] = ticket.tokens
 
     def close(self) -> None:

@@ -110,6 +110,8 @@ const TASKS = {
     title: "Tokens", fields: [["inputs", "Text", 3]], examples: [["Internationalisation, ภาษาไทย, 你好世界, مرحبا بالعالم 👩‍👩‍👧"], ["नमस्ते दुनिया"]],
     body: (v) => ({ inputs: v.inputs }),
     show: (found) => found.map((tokens) => el("p", { class: "tokens", dir: "auto" }, ...tokens.map((token, n) => el("span", {
+      // What has a direction of its own does not decide that of the text.
+      ...(/^<.+>$/.test(token.token) ? { dir: "ltr" } : {}),
       style: { "--hue": (n * 67) % 360 }, title: `${token.id}: ${token.start}–${token.stop}`, class: token.special ? "special" : "", text: token.token.replaceAll("▁", "▁\u2060"),
     })))),
   },
@@ -158,18 +160,24 @@ async function ask() {
   } catch (error) {
     nodes = [el("p", { class: "error", role: "alert", text: error.message })];
   }
-  if (mine !== run || shown !== task) return;
+  if (mine !== run) return;
+  $("go").disabled = false;
+  if (shown !== task) return;
   $("latency").textContent = `${Math.round(performance.now() - started)} ms`;
   $("result").replaceChildren(...nodes);
-  $("go").disabled = false;
 }
 
 async function describe() {
   const headers = $("key").value ? { Authorization: "Bearer " + $("key").value } : {};
   const chosen = $("model").value;
-  const response = await fetch("/info" + (chosen ? "?model=" + encodeURIComponent(chosen) : ""), { headers });
-  if (!response.ok) { $("about").textContent = (await response.json()).error; return; }
-  info = await response.json();
+  try {
+    const response = await fetch("/info" + (chosen ? "?model=" + encodeURIComponent(chosen) : ""), { headers });
+    info = await response.json();
+    if (!response.ok) throw new Error(info.error ?? response.statusText);
+  } catch (error) {
+    $("about").textContent = error.message;
+    return;
+  }
   if (!$("model").options.length) $("model").replaceChildren(...info.models.map((name) => el("option", { text: name })));
   $("about").textContent = `${info.architecture}, ${info.model_dtype} on ${info.device}, up to ${info.max_input_length} tokens`;
   let first = null;
@@ -183,16 +191,17 @@ async function describe() {
 }
 
 for (const [name, { title }] of Object.entries(TASKS)) {
-  const tab = el("button", { role: "tab", type: "button", "data-task": name, "aria-controls": "work", text: title });
+  const tab = el("button", { role: "tab", type: "button", "data-task": name, "aria-controls": "panel", text: title });
   tab.addEventListener("click", () => open(name));
   $("tabs").append(tab);
 }
 $("tabs").addEventListener("keydown", (event) => {
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (!step) return;
   const able = [...$("tabs").children].filter((tab) => !tab.disabled);
   const at = able.findIndex((tab) => tab.dataset.task === task);
-  open(able[(at + step + able.length) % able.length].dataset.task, true);
+  const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
+  if (next === undefined) return;
+  event.preventDefault();
+  open(able.at(next % able.length).dataset.task, true);
 });
 $("form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
 $("form").addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); ask(); } });
