@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from xlm.checkpoints.published import PREFIX
+from xlm.checkpoints.published import PREFIX, sides_of
 from xlm.families.config import PretrainedConfig
 from xlm.families.registry import FAMILIES, family_of
 from xlm.families.spec import EncoderSpec
@@ -16,6 +16,8 @@ _HEADS = (
     *("ForCausalLM", "ForMaskedLM", "WithLMHeadModel", "ForSequenceClassification", "ForTokenClassification"),
     *("ForQuestionAnsweringSimple", "ForQuestionAnswering", "ForMultipleChoice", "Model"),
 )
+# What an encoder-decoder with shared embeddings has once.
+_TABLES = tuple(f"{PREFIX}embeddings.{table}_embeddings." for table in ("word", "position", "token_type", "language"))
 
 
 def head_of(architecture: str | None) -> str:
@@ -32,7 +34,12 @@ def expected_shapes(config: PretrainedConfig, architecture: str | None = None) -
     Args:
         config: the model's config.
         architecture: the class; the config's first one unless given. ``XLMRobertaModel`` counts its pooler.
+
+    An encoder-decoder has the tensors of both sides behind ``encoder.`` and ``decoder.``, without a pooler, and shared
+    tables once.
     """
+    if config.is_composition:
+        return _both(config)
     family = family_of(config)
     spec = family.spec(config)
     head = head_of(architecture or next(iter(config.architectures or ()), None))
@@ -40,6 +47,16 @@ def expected_shapes(config: PretrainedConfig, architecture: str | None = None) -
     if family.pooler and head in ("Model", "ForMultipleChoice"):
         shapes |= {PREFIX + name: shape for name, shape in _linear("pooler.dense", spec.hidden_size, spec.hidden_size)}
     shapes.update(_roberta_head(config, spec, head) if family.pooler else _xlm_head(config, spec, head))
+    return shapes
+
+
+def _both(config: Any) -> dict[str, Shape]:
+    shapes = {}
+    for side in sides_of(config):
+        for name, shape in expected_shapes(side.config, side.architecture).items():
+            shared = config.share_embeddings and side.prefix == "decoder." and name.startswith(_TABLES)
+            if not shared and not name.startswith(PREFIX + "pooler."):
+                shapes[side.prefix + name] = shape
     return shapes
 
 

@@ -15,14 +15,15 @@ from xlm.checkpoints.checkpoint import Checkpoint, Stored
 from xlm.checkpoints.dtypes import is_float
 from xlm.checkpoints.expected import expected_shapes
 from xlm.checkpoints.files import open_checkpoint
-from xlm.checkpoints.published import PREFIX, to_ours, to_theirs
+from xlm.checkpoints.published import PREFIX, sides_of, to_ours
 from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.checkpoints.writer import save_safetensors
 from xlm.errors import CheckpointError, InputError
+from xlm.families.auto import config_class_of
 from xlm.families.config import PretrainedConfig, read_json
-from xlm.families.registry import FAMILIES, Family, family_of
+from xlm.families.registry import FAMILIES, Family
 
-LAYOUTS = ("transformers", "fairseq")
+LAYOUTS = ("transformers", "fairseq", "xlm")
 # The files of a tokenizer, which go wherever the weights go.
 TOKENIZER_FILES = (
     *("sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -36,7 +37,10 @@ _TIED = {"lm_head.decoder.weight": _WORDS, "lm_head.decoder.bias": "lm_head.bias
 
 @dataclass
 class Opened:
-    """A checkpoint with its config: tensors under our full names, and what does not fit the model it claims to be."""
+    """A checkpoint with its config: tensors under our full names, and what does not fit the model it claims to be.
+
+    ``family`` is of the model, of an encoder-decoder's decoder; names of its sides begin with ``encoder.``, ``decoder.``.
+    """
 
     checkpoint: Checkpoint
     config: PretrainedConfig
@@ -59,11 +63,12 @@ def open_model(path: str | os.PathLike[str]) -> Opened:
     folder = path if path.is_dir() else path.parent
     notes: list[str] = []
     config = _config(checkpoint, folder, notes)
-    family = family_of(config)
+    sides = sides_of(config)
+    family = sides[-1].family
     tensors: dict[str, Stored] = {}
     unknown = list(checkpoint.extras.get("unread", []))
     for name, stored in checkpoint.entries.items():
-        ours = to_ours(family, name)
+        ours = next((found for side in sides if (found := side.to_ours(name)) is not None), None)
         if ours is not None:
             tensors[ours] = stored
         elif modern_name(name) is not None:
@@ -86,11 +91,12 @@ def _config(checkpoint: Checkpoint, folder: Path, notes: list[str]) -> Pretraine
         # Files made by converters before the XL family had a name of its own say xlm-roberta.
         notes.append(f"config.json says model_type {told!r}; the tensors are those of {found!r}")
         data["model_type"] = found
-    if data.get("model_type") not in FAMILIES:
+    known = config_class_of(data.get("model_type"))
+    if known is None:
         raise CheckpointError(
             f"{file}: model_type={data.get('model_type')!r}: this library has {', '.join(sorted(FAMILIES))}"
         )
-    return family_of(data["model_type"]).config_class.from_dict(data)
+    return known.from_dict(data)
 
 
 def _family_by_names(checkpoint: Checkpoint) -> str | None:
@@ -108,7 +114,7 @@ def _report(checkpoint: Checkpoint, config: PretrainedConfig, tensors: dict[str,
     wanted = expected_shapes(config)
     found = {name: stored.shape for name, stored in tensors.items()}
     conflicts = []
-    for copy, original in _TIED.items():
+    for copy, original in _tied(config):
         if copy in found and copy not in wanted and original in wanted:
             if original in found and not _equal(tensors[copy], tensors[original]):
                 conflicts.append(f"{copy} differs from {original}; the former is used")
@@ -117,6 +123,11 @@ def _report(checkpoint: Checkpoint, config: PretrainedConfig, tensors: dict[str,
     _, report = fit(found, wanted, prefix=PREFIX, source=str(checkpoint.path))
     report.conflicts = conflicts
     return report
+
+
+def _tied(config: PretrainedConfig) -> list[tuple[str, str]]:
+    """Copies of other tensors where a model ties them, and those others, of all sides."""
+    return [(side.prefix + copy, side.prefix + one) for side in sides_of(config) for copy, one in _TIED.items()]
 
 
 def _equal(one: Stored, two: Stored) -> bool:
@@ -135,7 +146,8 @@ def inspect(path: str | os.PathLike[str], *, values: bool = False) -> dict[str, 
         ConfigError: its config is not valid.
     """
     opened = open_model(path)
-    config, spec = opened.config, opened.family.spec(opened.config)
+    config, sides = opened.config, sides_of(opened.config)
+    spec = opened.family.spec(sides[-1].config)
     if values:
         opened.report.nonfinite = opened.checkpoint.nonfinite()
     notes = [*opened.notes, *_vocabulary_note(opened.folder, spec.vocab_size)]
@@ -146,7 +158,7 @@ def inspect(path: str | os.PathLike[str], *, values: bool = False) -> dict[str, 
     return {
         "path": str(path),
         "format": opened.checkpoint.format,
-        "family": opened.family.model_type,
+        "family": " and ".join(dict.fromkeys(side.family.model_type for side in sides)),
         "architecture": next(iter(config.architectures or ()), None),
         "files": [str(file) for file in opened.checkpoint.files],
         "bytes": opened.checkpoint.nbytes,
@@ -156,7 +168,7 @@ def inspect(path: str | os.PathLike[str], *, values: bool = False) -> dict[str, 
         "sizes": {
             "vocabulary": spec.vocab_size,
             "hidden": spec.hidden_size,
-            "layers": spec.num_layers,
+            "layers": sum(side.family.spec(side.config).num_layers for side in sides),
             "heads": spec.num_heads,
             "feed_forward": spec.intermediate_size,
             "tokens": spec.max_tokens,
@@ -211,7 +223,8 @@ def convert(
     Args:
         src: a folder or file: transformers (PyTorch, TensorFlow, Flax), fairseq XLM-R, or original XLM.
         dst: the folder to write.
-        to: ``transformers``: ``config.json`` and safetensors; ``fairseq``: ``model.pt`` and ``dict.txt``.
+        to: ``transformers``: ``config.json`` and safetensors; ``fairseq``: ``model.pt`` and ``dict.txt``; ``xlm``:
+            ``model.pth`` and ``codes`` of the original code.
         dtype: float32, bfloat16, float16 or float64; ``None`` keeps each tensor's.
         max_shard_size: of the safetensors files.
 
@@ -234,7 +247,14 @@ def convert(
         raise CheckpointError(str(opened.report))
     tensors = untied(opened, dtype)
     folder = make_folder(dst, "dst")
+    if to == "xlm":
+        from xlm.checkpoints.foreign.original_out import save_original
+
+        save_original(folder, opened.config, tensors, opened.folder)
+        return opened.report
     if to == "fairseq":
+        if opened.config.is_composition:
+            raise InputError("to='fairseq': fairseq's XLM-R is an encoder; this is an encoder-decoder")
         if opened.family.model_type not in ("xlm-roberta", "xlm-roberta-xl"):
             raise InputError(f"to='fairseq': {opened.family.model_type} models have no fairseq layout")
         from xlm.checkpoints.foreign.fairseq_out import VOCABULARY, save_fairseq
@@ -250,7 +270,7 @@ def untied(opened: Opened, dtype: str | None) -> dict[str, Stored]:
     """The model's tensors, each once: of tied copies the one that a loader would have used."""
     wanted = expected_shapes(opened.config)
     tensors = dict(opened.tensors)
-    for copy, original in _TIED.items():
+    for copy, original in _tied(opened.config):
         if copy in tensors and copy not in wanted and original in wanted:
             tensors[original] = tensors.pop(copy)
     if dtype is None:
@@ -269,14 +289,12 @@ def save_model(
     opened: Opened, tensors: dict[str, Stored], folder: Path, dtype: str | None = None, limit: int | str = "5GB"
 ) -> None:
     """Write ``config.json`` and tensors (by our names) as safetensors under the published names."""
-    config, family = opened.config, opened.family
-    base = str(next(iter(config.architectures or ()), "Model")).removeprefix(family.class_prefix) == "Model"
-    named = {}
-    for name, stored in tensors.items():
-        if base and not name.startswith(PREFIX):
-            continue  # an encoder's file holds no head
-        theirs = to_theirs(family, name)
-        named[theirs.removeprefix(family.theirs_prefix + ".") if base else theirs] = stored
+    config, named = opened.config, {}
+    for side in sides_of(config):
+        for name, stored in tensors.items():
+            theirs = side.to_theirs(name)
+            if theirs is not None:  # an encoder's file holds no head
+                named[theirs] = stored
     kinds = {stored.dtype.name for stored in tensors.values()}
     config.torch_dtype = dtype or (kinds.pop() if len(kinds) == 1 else None)
     text = config.to_json_string()
@@ -295,7 +313,8 @@ def _save(opened: Opened, tensors: dict[str, Stored], folder: Path, dtype: str |
     if extras.get("vocabulary"):
         write_json(folder / "vocab.json", extras["vocabulary"])
         settings = dict(extras.get("tokenizer", {}))
-        settings |= {key: getattr(config, key) for key in ("lang2id", "id2lang") if hasattr(config, key)}
+        own = config.get_text_config(encoder=True)
+        settings |= {key: getattr(own, key) for key in ("lang2id", "id2lang") if hasattr(own, key)}
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": family.tokenizer_class, **settings})
         _copy_codes(opened, folder)
 

@@ -174,6 +174,8 @@ def choose(
 
 
 def _check(opened: Opened) -> None:
+    if opened.config.is_composition:
+        raise CheckpointError(f"{opened.folder}: an encoder-decoder: trim its sides before they are joined")
     missing = [name for name in opened.report.missing if not name.startswith(PREFIX + "pooler.")]
     if missing or opened.report.mismatched:
         raise CheckpointError(str(opened.report))

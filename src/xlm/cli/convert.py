@@ -14,7 +14,9 @@ from xlm.cli.common import JsonOption, print_json, stderr, stdout
 def convert(
     src: Annotated[str, typer.Argument(metavar="SRC", help="A folder, a file of weights, or a name on the hub.")],
     dst: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
-    to: Annotated[str, typer.Option("--to", help="The layout to write: transformers or fairseq.")] = "transformers",
+    to: Annotated[
+        str, typer.Option("--to", help="The layout to write: transformers, fairseq, xlm (original).")
+    ] = "transformers",
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, bfloat16, float16; default: as they are.")
     ] = None,
@@ -23,7 +25,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint; the layout of SRC is found out.
 
-    Reads transformers (safetensors, .bin, .h5, .msgpack), fairseq XLM-R of every age, and original XLM (.pth).
+    Reads transformers (safetensors, .bin, .h5, .msgpack), fairseq XLM-R of every age, and original XLM (.pth), its
+    translation models (encoder and decoder) too.
     """
     from xlm.checkpoints import io
     from xlm.hub import resolve
