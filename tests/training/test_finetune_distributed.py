@@ -16,12 +16,14 @@ import toytasks
 import xlm
 from xlm.training.pretrain import EXIT_STOPPED
 
-OPTIONS = ["learning_rate=5e-3", "batch=16", "precision=fp32", "log=2", "threads=1", "dropout=0.0", "device=cpu"]
+OPTIONS = ["learning_rate=5e-3", "batch=16", "precision=fp32", "log=1", "threads=1", "dropout=0.0", "device=cpu"]
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> list[str]:
     base = toytasks.checkpoint(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    (base / "config.json").write_text(json.dumps({**config, "attention_probs_dropout_prob": 0.0}), "utf-8")
     train = toytasks.write(tmp_path / "train.jsonl", toytasks.rows("classify", 90, 1))
     held_out = toytasks.write(tmp_path / "dev.jsonl", toytasks.rows("classify", 24, 2))
     return ["--task", "classify", "--model", str(base), "--train", str(train), "--eval", str(held_out)]
