@@ -116,7 +116,7 @@ def test_packed_training_scores_as_the_documented_class(base: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_resume_is_exact(kind: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xlm.training import finetune as module
+    from xlm.training import finetune_loop as module
 
     given = files(tmp_path, "classify")
     options = {**FAST, "epochs": 3, "dropout": 0.1, "tuning": {"kind": kind}, "evaluations": 2.0}

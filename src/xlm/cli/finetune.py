@@ -13,7 +13,7 @@ def finetune(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe (YAML); options win.")] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", "-t", help="classify, tag, answer, choose, embed, rerank, fill or generate."),
+        typer.Option("--task", "-t", help="classify, tag, answer, choose, embed, rerank, fill, generate or translate."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="PATH|NAME", help="Where to begin. Default: the bundled one.")
@@ -21,6 +21,10 @@ def finetune(
     train: Annotated[
         list[str] | None,
         typer.Option("--train", metavar="PATH", help="JSONL, CSV, TSV, CoNLL, SQuAD, Parquet, hub:NAME:CONFIG:SPLIT."),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="de=PATH", help="Sentences of one language (task translate)."),
     ] = None,
     evaluate: Annotated[
         list[str] | None, typer.Option("--eval", metavar="PATH", help="What to score on, and to choose the best by.")
@@ -58,9 +62,11 @@ def finetune(
     from xlm.errors import MissingExtraError
     from xlm.training.finetune_recipe import load_finetune, make_recipe
     from xlm.training.schema import set_value
+    from xlm.training.translate_recipe import NAME, make_translate
 
     values: dict[str, Any] = load_finetune(recipe) if recipe is not None else {}
-    files = {"train": _typed(train, recipe is not None), "eval": _typed(evaluate, recipe is not None)}
+    beside = recipe is not None
+    files = {name: _typed(of, beside) for name, of in (("train", train), ("text", text), ("eval", evaluate))}
     given = {"task": task, "model": model, "output": output, **files}
     given |= {"epochs": epochs, "learning_rate": rate, "seed": seed}
     values |= {name: value for name, value in given.items() if value is not None}
@@ -68,18 +74,20 @@ def finetune(
         values["tuning"] = {**values.get("tuning", {}), "kind": tuning}
     for assignment in assign or []:
         set_value(values, assignment, yaml.safe_load)
-    made = make_recipe(values)
+    translates = values.get("task") == NAME
+    made = make_translate(values) if translates else make_recipe(values)
     try:
-        from xlm.training.finetune import EXIT_STOPPED, describe, run
+        from xlm.training import finetune, translate
     except ModuleNotFoundError as error:
         raise MissingExtraError("xlm finetune", error.name or "torch", "torch,train") from error
+    run: Any = translate.run if translates else finetune.run
     outcome = run(made, resume=resume, quiet=quiet, check=check)
     if json and os.environ.get("RANK", "0") == "0":
         from xlm.cli.common import print_json
 
-        print_json(describe(outcome))
+        print_json(finetune.describe(outcome))
     if not outcome.finished:
-        raise typer.Exit(EXIT_STOPPED)
+        raise typer.Exit(finetune.EXIT_STOPPED)
 
 
 def _typed(paths: list[str] | None, absolute: bool) -> str | list[str] | None:
@@ -91,5 +99,7 @@ def _typed(paths: list[str] | None, absolute: bool) -> str | list[str] | None:
 
 
 def _absolute(path: str) -> str:
-    """Both sides of ``A ||| B``, or the only one."""
-    return " ||| ".join(str(Path(side.strip()).absolute()) for side in path.split("|||"))
+    """Both sides of ``A ||| B``, or the only one, behind the languages that a file may begin with."""
+    said, equals, rest = path.partition("=")
+    said, path = (said + equals, rest) if equals and not Path(path.split("|||")[0].strip()).exists() else ("", path)
+    return said + " ||| ".join(str(Path(side.strip()).absolute()) for side in path.split("|||"))

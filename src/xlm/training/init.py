@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from xlm.data.random import keyed
 from xlm.data.store import TokenStore
+from xlm.families.registry import family_of
 from xlm.training.schema import bounded, build
 from xlm.training.spectral import cooccurrences, word_vectors
 
@@ -61,7 +62,7 @@ def initialize(
     """Set the weights of a new masked language model in place.
 
     Args:
-        model: an ``XLMRobertaForMaskedLM`` or ``XLMRobertaXLForMaskedLM``.
+        model: a masked language model of any family.
         options: the recipe's ``init``, see `Init`; empty changes nothing.
         text, pairs: the training tokens of every language.
         probabilities: how often each language of ``text`` is drawn.
@@ -71,7 +72,8 @@ def initialize(
         return
     with torch.no_grad():
         config = model.config
-        special = sorted({config.bos_token_id, config.pad_token_id, config.eos_token_id, 3, config.vocab_size - 1})
+        named = {getattr(config, key) for key in family_of(config).special_ids}
+        special = sorted({3, config.vocab_size - 1, *(token for token in named if token is not None)})
         _matrices(model, init.scale, init.residual, seed)
         words_VH = model.get_input_embeddings().weight
         positions = model.roberta.embeddings.position_embeddings.weight
@@ -82,7 +84,7 @@ def initialize(
         if init.heads == "local":
             _local_heads(model, reserved)
         if init.bias == "unigram":
-            model.lm_head.bias.copy_(_log_frequency(text, probabilities, special))
+            model.get_output_embeddings().bias.copy_(_log_frequency(text, probabilities, special))
         if init.words == "spectral":
             counts = cooccurrences(text, pairs, words_VH.shape[0])
             width = words_VH.shape[1] - reserved
@@ -96,12 +98,12 @@ def initialize(
 
 
 def _matrices(model: Any, scale: float, residual: float, seed: int) -> None:
-    """Normal weights of size 0.6 / sqrt(inputs), embeddings of size ``scale``; the head begins as the identity: with
-    a bias of 3 its GELU is nearly linear, and its norm takes the bias away again."""
+    """Normal weights of size 0.6 / sqrt(inputs), embeddings of size ``scale``; a head that is more than the vocabulary's
+    table begins as the identity: with a bias of 3 its GELU is nearly linear, and its norm takes the bias away again."""
     generator = torch.Generator().manual_seed(seed)
-    layers = model.config.num_hidden_layers
+    layers, vocabulary = model.config.num_hidden_layers, model.get_output_embeddings()
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and "decoder" not in name:
+        if isinstance(module, nn.Linear) and module is not vocabulary:
             factor = residual / math.sqrt(2 * layers) if name.endswith("output.dense") else 1.0
             module.weight.normal_(0.0, 0.6 / math.sqrt(module.in_features), generator=generator).mul_(factor)
             module.bias.zero_()
@@ -109,9 +111,10 @@ def _matrices(model: Any, scale: float, residual: float, seed: int) -> None:
             module.weight.normal_(0.0, scale if "token_type" not in name else 1e-4, generator=generator)
             if module.padding_idx is not None:
                 module.weight[module.padding_idx] = 0.0
-    head = model.lm_head.dense
-    head.weight.mul_(0.1).add_(torch.eye(head.in_features))
-    head.bias.fill_(3.0)
+    head = getattr(model.lm_head, "dense", None)
+    if head is not None:
+        head.weight.mul_(0.1).add_(torch.eye(head.in_features))
+        head.bias.fill_(3.0)
 
 
 def _frequencies(reserved: int) -> Tensor:

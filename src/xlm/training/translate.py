@@ -1,0 +1,185 @@
+"""Training for translation, supervised and unsupervised: from text files to an encoder-decoder's folder.
+
+    xlm finetune --task translate --model runs/xlm --train de-en=pairs.tsv --eval de-en=dev.tsv -o runs/de-en
+    xlm finetune recipes/unmt-mini.yaml
+
+The loop is that of fine-tuning: packed rows without padding, the fused loss, checkpoints that resume bit for bit, one
+process or ``torchrun``, the same metrics, curves and signals. A *step* of the loop is a round: one update a job.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xlm.backends.torch.encoder_decoder import EncoderDecoderModel
+from xlm.data.random import torch_seed
+from xlm.errors import ConfigError
+from xlm.families.auto import AutoConfig
+from xlm.families.encoder_decoder import EncoderDecoderConfig
+from xlm.families.registry import family_of
+from xlm.hub import resolve
+from xlm.tasks.translate import Sentences
+from xlm.tokenizers import AutoTokenizer
+from xlm.training.files import atomic_folder, write_text_atomic
+from xlm.training.finetune_loop import Loop, Outcome, Work, check_recipe, opened
+from xlm.training.report import Reporter
+from xlm.training.runtime import Processes
+from xlm.training.state import Progress, save_model
+from xlm.training.translate_card import write_card
+from xlm.training.translate_data import read_corpora
+from xlm.training.translate_recipe import FREE, Translate
+from xlm.training.translate_trainer import Translator
+
+
+def run(recipe: Translate, *, resume: bool | None = None, quiet: bool = False, check: bool = False) -> Outcome:
+    """Run a recipe; with ``check`` only read and report on its data.
+
+    Raises:
+        ConfigError, DataError, InputError, CheckpointError, OutputError: see there; each names what is wrong and where.
+        NonFiniteLoss: a loss or gradient is not finite; the weights of the last checkpoint are intact.
+    """
+    with opened(recipe, resume, quiet) as (group, report, checkpoint):
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        check_recipe(recipe, checkpoint, changed)
+        work = _Translating(recipe, report, group, check)
+        if check:
+            return Outcome(None, {}, True, 0, 0.0, 0.0, work.alarms, "its data were only checked")
+        return Loop(recipe, work, report, group, checkpoint).go()
+
+
+def changed(before: Mapping[str, Any], recipe: Translate) -> list[str]:
+    """``field was X, is Y`` for every field that decides the weights and differs from those of an earlier recipe."""
+    current = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return [
+        f"{name} was {before.get(name)}, is {value}"
+        for name, value in current.items()
+        if name not in FREE and name in before and before[name] != value
+    ]
+
+
+def make_model(recipe: Translate) -> tuple[EncoderDecoderModel, Path]:
+    """The recipe's encoder-decoder in float32, and the folder that its tokenizer is in.
+
+    Raises:
+        ConfigError: the two sides do not fit together, or a decoder is given beside a whole encoder-decoder.
+    """
+    torch.manual_seed(torch_seed(recipe.seed, "model"))
+    folder = resolve(str(recipe.model))
+    config: Any = AutoConfig.from_pretrained(folder)
+    if isinstance(config, EncoderDecoderConfig):
+        if recipe.decoder is not None:
+            raise ConfigError(
+                f"decoder is {recipe.decoder!r}: {folder} is an encoder-decoder already, which has its own"
+            )
+        for side in (config.encoder, config.decoder):
+            for name, value in _dropouts(recipe, side).items():
+                setattr(side, name, value)
+        model: Any = EncoderDecoderModel.from_pretrained(folder, config=config, dtype="float32")
+    else:
+        other = folder if recipe.decoder is None else resolve(recipe.decoder)
+        sides = {"encoder": config, "decoder": AutoConfig.from_pretrained(other)}
+        own = {f"{side}_{name}": v for side, of in sides.items() for name, v in _dropouts(recipe, of).items()}
+        model = EncoderDecoderModel.from_encoder_decoder_pretrained(
+            folder, other, share_embeddings=recipe.share_embeddings, **own
+        )
+    if not recipe.pretrained:
+        model = EncoderDecoderModel(model.config)
+    return model, folder
+
+
+def _dropouts(recipe: Translate, config: Any) -> dict[str, float]:
+    """The fields of a side's config that the recipe's dropout sets, as its family calls them."""
+    names = ("hidden_dropout_prob", "dropout")
+    return {} if recipe.dropout is None else {name: recipe.dropout for name in names if hasattr(config, name)}
+
+
+class _Translating(Work):
+    """Learning to translate from a recipe's files."""
+
+    def __init__(self, recipe: Translate, report: Reporter, group: Processes, check: bool) -> None:
+        self._recipe, self._report, self._group = recipe, report, group
+        self.alarms = []
+        model, self.folder = make_model(recipe)
+        sides = (model.config.encoder, model.config.decoder)
+        limit = min(int(family_of(side).spec(side).max_tokens) for side in sides)
+        sentences = Sentences(
+            AutoTokenizer.from_pretrained(self.folder), model.config, min(recipe.data.max_tokens, limit)
+        )
+        self._corpora = read_corpora(recipe, sentences, Path(recipe.output) if group.first else None)
+        report.show(self._corpora.report())
+        held_out = self._corpora.eval_pairs or self._corpora.eval_texts
+        self.metric = recipe.metric or ("bleu" if self._corpora.eval_pairs else "roundtrip")
+        if not held_out:
+            report.tell("[yellow]no eval and no eval_text: the model of the last round is kept, nothing is scored")
+        if len(self._corpora.eval_texts) == 1:
+            raise ConfigError("eval_text: a round trip needs the text of two languages, one is given")
+        if check:
+            return
+        self._translator = Translator(recipe, model, sentences, self._corpora, group)
+        self.model, self.optimizer = model, self._translator.optimizer
+        self.steps = recipe.schedule.steps
+        self.every = recipe.evaluate or max((self.steps or 1000) // 10, 1)
+        self.steps_an_epoch = float(self._translator.rounds_an_epoch())
+        self._window: dict[str, list[float]] = defaultdict(list)
+        self._tokens, self._seconds = 0, 0.0
+        report.tell(str(self._translator))
+
+    def step(self, number: int, done: float) -> tuple[dict[str, float], int]:
+        return self._translator.step(number, done)
+
+    def done(self, progress: Progress) -> float:
+        minutes = self._recipe.schedule.minutes
+        if minutes is not None:
+            return min(progress.seconds / (60 * minutes), 1.0)
+        return min(progress.cursor.step / (self.steps or 1), 1.0)
+
+    def tell(self, record: dict[str, float], tokens: int, seconds: float, progress: Progress) -> None:
+        for name, value in record.items():
+            self._window[name].append(value)
+        self._tokens += tokens
+        self._seconds += seconds
+        step, done = progress.cursor.step, self.done(progress)
+        if step % self._recipe.log and done < 1.0:
+            return
+        entry: dict[str, Any] = {"step": step, "kind": "train", "epoch": round(step / self.steps_an_epoch, 3)}
+        entry |= {name: sum(values) / len(values) for name, values in sorted(self._window.items())}
+        entry |= {"rate": self.optimizer.param_groups[-1]["lr"], "minutes": progress.seconds / 60}
+        entry["tokens_per_second"] = self._tokens / max(self._seconds, 1e-9)
+        self._window.clear()
+        self._tokens, self._seconds = 0, 0.0
+        self._report.record(entry)
+        self._report.progress(entry, done, progress.seconds * (1 - done) / done if done else float("inf"))
+
+    def score(self, step: int) -> dict[str, float]:
+        return self._translator.score(self._corpora)
+
+    def finish(self, chosen: tuple[int, dict[str, float]], step: int) -> Path:
+        import shutil
+
+        recipe, model = self._recipe, self.model
+        output = Path(recipe.output)
+        if chosen[0] != step:
+            model = EncoderDecoderModel.from_pretrained(output / "best")
+        model.config.directions = directions(self._translator)
+        with atomic_folder(output / "model") as temporary:
+            save_model(temporary, model, self.folder)
+            write_card(temporary, model, recipe, self._corpora, chosen[0], chosen[1])
+            write_text_atomic(temporary / "scores.json", json.dumps(chosen[1], indent=1))
+        shutil.rmtree(output / "best", ignore_errors=True)
+        # A finished run is not resumed: what it would take is gone.
+        shutil.rmtree(output / "checkpoints", ignore_errors=True)
+        return output / "model"
+
+
+def directions(translator: Translator) -> list[list[str]]:
+    """The pairs of languages that the jobs train: what is written after what is read in another language."""
+    found = [job.languages[-2:] for job in translator.jobs if job.kind != "ae"]
+    return [list(way) for way in dict.fromkeys(found)]

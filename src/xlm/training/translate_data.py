@@ -1,0 +1,192 @@
+"""From a translation recipe's files to ids: sentences by language, pairs by direction, and what is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+
+from xlm.data.examples import read_examples
+from xlm.data.tables import HUB, SIDES, Row, format_of, read_rows
+from xlm.errors import DataError, InputError
+from xlm.tasks.translate import Ids, Sentences
+from xlm.training.translate_recipe import Translate
+
+Way = tuple[str, str]
+
+
+@dataclass
+class Count:
+    """What became of a file's rows."""
+
+    name: str
+    kept: int = 0
+    empty: int = 0
+    long: int = 0
+    bad: int = 0
+    tokens: int = 0
+
+
+@dataclass
+class Corpora:
+    """Ids without special tokens.
+
+    Attributes:
+        pairs: both sides of the parallel text, by the languages as the files name them.
+        texts: sentences by language.
+        eval_pairs: (source, target) texts by languages; ``eval_texts``: texts by language.
+        counts: for the report.
+    """
+
+    pairs: dict[Way, list[tuple[Ids, Ids]]] = field(default_factory=dict)
+    texts: dict[str, list[Ids]] = field(default_factory=dict)
+    eval_pairs: dict[Way, list[tuple[str, str]]] = field(default_factory=dict)
+    eval_texts: dict[str, list[str]] = field(default_factory=dict)
+    counts: list[Count] = field(default_factory=list)
+
+    def report(self) -> Table:
+        """A table of the files for people."""
+        table = Table("file", "rows", "tokens", "empty", "too long", "bad", title="text")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for one in self.counts:
+            table.add_row(one.name, *(f"{n:,}" for n in (one.kept, one.tokens, one.empty, one.long, one.bad)))
+        return table
+
+
+def read_corpora(recipe: Translate, sentences: Sentences, output: Path | None) -> Corpora:
+    """Read and tokenize everything. Bad rows go to ``quarantine-….jsonl`` in the output folder.
+
+    Raises:
+        DataError: a file cannot be used, its two sides have other numbers of lines, or nothing is left of it.
+        InputError: a language that the model does not have.
+    """
+    found = Corpora()
+    for name in ("train", "text", "eval", "eval_text"):
+        for languages, _ in recipe.files(name):
+            for language in languages:
+                _known(sentences, language, name)
+    for languages, path in recipe.files("train"):
+        a, b = languages
+        count = Count(f"train {a}-{b}")
+        rows = read_pairs(recipe, languages, path, recipe.data.limit, _quarantine(output, count.name), count)
+        sides = [sentences.encode([row[side] for row in rows], (a, b)[side]) for side in (0, 1)]
+        kept = [pair for pair in zip(*sides, strict=True) if _counted(count, sentences, *pair)]
+        _need(count, path, recipe)
+        found.pairs.setdefault((a, b), []).extend(kept)
+        found.counts.append(count)
+    for (language,), path in recipe.files("text"):
+        count = Count(f"text {language}")
+        lines = read_lines(path, recipe.data.limit)
+        kept_lines = [ids for ids in sentences.encode(lines, language) if _counted(count, sentences, ids)]
+        _need(count, path, recipe)
+        found.texts.setdefault(language, []).extend(kept_lines)
+        found.counts.append(count)
+    for languages, path in recipe.files("eval"):
+        a, b = languages
+        count = Count(f"eval {a}-{b}")
+        rows = read_pairs(recipe, languages, path, recipe.data.eval_limit, _quarantine(output, count.name), count)
+        _hold_out(
+            count, sentences, [sentences.encode([row[side] for row in rows], (a, b)[side]) for side in (0, 1)], path
+        )
+        found.eval_pairs.setdefault((a, b), []).extend(rows)
+        found.counts.append(count)
+    for (language,), path in recipe.files("eval_text"):
+        count = Count(f"eval_text {language}")
+        lines = read_lines(path, recipe.data.eval_limit)
+        _hold_out(count, sentences, [sentences.encode(lines, language)], path)
+        found.eval_texts.setdefault(language, []).extend(lines)
+        found.counts.append(count)
+    return found
+
+
+def read_pairs(
+    recipe: Translate, languages: Sequence[str], path: str, limit: int | None, quarantine: Path | None, count: Count
+) -> list[tuple[str, str]]:
+    """The pairs of a file, in the order of ``languages``."""
+    form, columns = recipe.data.format, dict(recipe.data.columns)
+    if form is None and not columns and not path.startswith(HUB) and SIDES not in path:
+        form = format_of(path)
+        if form == "tsv":
+            form = "pairs"  # text TAB text, without a header
+        elif form not in ("pairs", "txt"):
+            columns = _columns(path, languages)
+    try:
+        loaded = read_examples(
+            path, "embed", columns=columns, format=form, limit=limit, max_bad=recipe.data.max_bad, quarantine=quarantine
+        )
+    except DataError as error:
+        raise DataError(f"{count.name}: {error}") from error
+    count.bad = len(loaded.bad)
+    return [(example.text, example.other) for example in loaded.examples]
+
+
+def _columns(path: str, languages: Sequence[str]) -> dict[str, str]:
+    """Columns that are called as the languages are."""
+    first = next(iter(read_rows(path, None)), None)
+    named = isinstance(first, Row) and set(languages) <= set(first.values)
+    return dict(zip(("text", "other"), languages, strict=True)) if named else {}
+
+
+def read_lines(path: str, limit: int | None = None) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        DataError: it cannot be read, or holds none.
+    """
+    from xlm.data.readers import read_texts
+
+    found: list[str] = []
+    for line in read_texts(Path(path)):
+        if limit is not None and len(found) >= limit:
+            break
+        if text := line.strip():
+            found.append(text)
+    if not found:
+        raise DataError(f"{path}: not one line with text")
+    return found
+
+
+def _known(sentences: Sentences, language: str, name: str) -> None:
+    try:
+        sentences.language(language)
+    except InputError as error:
+        raise InputError(f"{name}: language {language!r}: {error}") from error
+
+
+def _counted(count: Count, sentences: Sentences, *sides: Ids) -> bool:
+    """Whether all sides can be used; counts them."""
+    if not all(len(side) for side in sides):
+        count.empty += 1
+    elif not all(sentences.fits(side) for side in sides):
+        count.long += 1
+    else:
+        count.kept += 1
+        count.tokens += sum(len(side) for side in sides)
+        return True
+    return False
+
+
+def _hold_out(count: Count, sentences: Sentences, sides: list[list[Ids]], path: str) -> None:
+    """Held-out sentences are all scored, so all must fit."""
+    for number, pair in enumerate(zip(*sides, strict=True), 1):
+        if not _counted(count, sentences, *pair):
+            longest = max(len(side) for side in pair) + 2
+            raise DataError(
+                f"{count.name}: {path}: row {number} has {longest} tokens with the special ones (limit "
+                f"{sentences.max_tokens}) or an empty side: leave it out, or raise data.max_tokens"
+            )
+
+
+def _need(count: Count, path: str, recipe: Translate) -> None:
+    if not count.kept:
+        raise DataError(
+            f"{count.name}: {path}: no row is left: {count.empty:,} are empty, {count.long:,} longer than data.max_tokens "
+            f"= {recipe.data.max_tokens}"
+        )
+
+
+def _quarantine(output: Path | None, name: str) -> Path | None:
+    return None if output is None else output / f"quarantine-{name.replace(' ', '-')}.jsonl"

@@ -1,0 +1,263 @@
+"""One round of a translation training: an update for every job, on real, damaged or back-translated sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlm.batches.batch import Batch
+from xlm.data.noise import Words
+from xlm.data.random import keyed, torch_seed
+from xlm.errors import InputError
+from xlm.tasks.translate import Ids, Sentences
+from xlm.training.cpu import make_fast
+from xlm.training.fused import retire_gradient
+from xlm.training.objectives import Result, masked_loss
+from xlm.training.optim import build_optimizer, clip_gradients, gradient_norm, rate_factor, set_rate
+from xlm.training.runtime import Processes, choose_device, use_bf16
+from xlm.training.steps import MicroBatch
+from xlm.training.trainer import NonFiniteLoss
+from xlm.training.translate_data import Corpora
+from xlm.training.translate_recipe import Job, Translate
+from xlm.training.translate_steps import Batches, Pass, Rows, passes
+
+
+def translate(
+    model: Any, sentences: Sentences, texts: Sequence[Ids], source: str, target: str, tokens: int, **options: Any
+) -> list[Ids]:
+    """Translations (ids without special tokens) of ids without special tokens, in their order.
+
+    Args:
+        tokens: of a batch, padding included.
+        options: of the model's ``generate``, and ``factor`` and ``extra``: a batch's translations have at most ``factor``
+            times the tokens of its longest source, and ``extra`` more.
+    """
+    factor, extra = options.pop("factor", 1.5), options.pop("extra", 10)
+    first, limit = sentences.language(source).source, int(model.decoder.spec.max_tokens)
+    device = next(model.parameters()).device
+    order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+    found: list[Any] = [None] * len(texts)
+    width = [len(texts[index]) + 2 for index in order]
+    for start, end in _rectangles(width, tokens):
+        rows = [sentences.row(texts[index], first) for index in order[start:end]]
+        longest = len(rows[0])
+        padded = np.full((len(rows), longest), sentences.pad, np.int64)
+        for place, row in enumerate(rows):
+            padded[place, : len(row)] = row
+        mask = torch.from_numpy(padded != sentences.pad).long().to(device)
+        most = max(min(int(factor * longest) + extra, limit - 1), 1)
+        made = model.generate(
+            torch.from_numpy(padded).to(device), mask, source, target, max_new_tokens=most, **options
+        ).tolist()
+        for index, row in zip(order[start:end], made, strict=True):
+            found[index] = sentences.written(row)
+    return found
+
+
+def _rectangles(widths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
+    """Consecutive groups of falling widths whose rectangle holds at most ``tokens``."""
+    groups: list[tuple[int, int]] = []
+    start = 0
+    for at in range(len(widths)):
+        if (at + 1 - start) * widths[start] > tokens and at > start:
+            groups.append((start, at))
+            start = at
+    return [*groups, (start, len(widths))] if widths else []
+
+
+class Translator:
+    """One process's part in the rounds.
+
+    Args:
+        model: an encoder-decoder in float32, on the CPU.
+
+    Attributes:
+        jobs: the updates of a round.
+        rate: the highest learning rate.
+        parameters: those that learn.
+    """
+
+    def __init__(self, recipe: Translate, model: Any, sentences: Sentences, corpora: Corpora, group: Processes) -> None:
+        self.recipe, self.model, self.sentences, self.group = recipe, model, sentences, group
+        self.jobs, self.rate = recipe.jobs(), recipe.rate
+        self.device = choose_device(recipe.device)
+        self.bf16 = use_bf16(recipe.precision, self.device)
+        model.to(self.device).train()
+        self._fast = make_fast(model, self.bf16) if self.device.type == "cpu" else None
+        options = recipe.optimizer
+        self.optimizer = build_optimizer(model, options)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._words_table = model.get_input_embeddings().weight
+        tokenizer = sentences.tokenizer
+        self._words = Words(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+        self._mask_id = int(tokenizer.mask_token_id)
+        self._sources = {job: self._source(job, corpora) for job in self.jobs}
+        self._batches = {
+            job: Batches([len(pair[1]) + 2 for pair in self._sources[job]], recipe.batch_tokens, recipe.seed, str(job))
+            for job in self.jobs
+        }
+
+    def __str__(self) -> str:
+        learning = sum(p.numel() for p in self.parameters)
+        where = f"{self.device}" if self.group.world == 1 else f"{self.group.world} x {self.device.type}"
+        return (
+            f"{type(self.model).__name__}: {learning:,} parameters learn at {self.rate:.1e} in "
+            f"{'bf16' if self.bf16 else 'fp32'} on {where}; a round: {', '.join(map(str, self.jobs))}"
+        )
+
+    def rounds_an_epoch(self) -> int:
+        """Rounds until every sentence of every job was seen."""
+        return max(batches.in_first_epoch() for batches in self._batches.values())
+
+    @staticmethod
+    def _source(job: Job, corpora: Corpora) -> list[tuple[Ids, Ids]]:
+        """(what is read, what is written) of a job, as far as the files say it."""
+        if job.kind != "mt":
+            return [(ids, ids) for ids in corpora.texts[job.languages[0]]]
+        a, b = job.languages[0], job.languages[1]
+        forward, back = corpora.pairs.get((a, b), []), corpora.pairs.get((b, a), [])
+        return [*forward, *((there, here) for here, there in back)]
+
+    def step(self, number: int, done: float) -> tuple[dict[str, float], int]:
+        """Round ``number`` (from 0) at progress ``done``; the means of all processes, and the tokens written here.
+
+        Raises:
+            NonFiniteLoss: before the update.
+        """
+        record: dict[str, float] = {}
+        norms: list[float] = []
+        tokens = 0
+        for job in self.jobs:
+            weight = self.recipe.weights.at(job.kind, number)
+            if weight == 0:
+                continue
+            torch.manual_seed(torch_seed(self.recipe.seed, "round", number, str(job), self.group.rank))
+            made = self._passes(job, number)
+            (count,) = self.group.sum([sum(len(one.wanted) for one in made)])
+            total = Result(0.0, 0, 0)
+            for one in made:
+                result = self._backward(one, weight / max(count, 1))
+                total = Result(total.loss + result.loss, total.correct + result.correct, total.count + result.count)
+            loss, correct = self.group.sum([total.loss, total.correct])
+            record[f"loss_{job}"], record[f"right_{job}"] = loss / max(count, 1), correct / max(count, 1)
+            norms.append(self._update(job, number, done, record[f"loss_{job}"]))
+            tokens += total.count
+        record["gradient"] = max(norms, default=0.0)
+        return record, tokens
+
+    def _passes(self, job: Job, number: int) -> list[Pass]:
+        """This process's share of a job's batch."""
+        recipe, sentences = self.recipe, self.sentences
+        chosen = self._batches[job](number)[self.group.rank :: self.group.world]
+        pairs = [self._sources[job][index] for index in chosen.tolist()]
+        if not pairs:
+            return []
+        read_in = job.languages[-2] if len(job.languages) > 1 else job.languages[0]
+        source, target = sentences.language(read_in), sentences.language(job.written)
+        if job.kind == "ae":
+            rng = keyed(recipe.seed, "noise", number, str(job), self.group.rank)
+            read = [recipe.noise(ids, self._words(ids), self._mask_id, rng) for ids, _ in pairs]
+        elif job.kind == "bt":
+            back = recipe.back
+            sampling: dict[str, Any] = {"do_sample": True, "temperature": back.temperature} if back.temperature else {}
+            read = translate(
+                self.model,
+                sentences,
+                [ids for ids, _ in pairs],
+                job.written,
+                read_in,
+                recipe.micro_tokens,
+                factor=back.factor,
+                extra=back.extra,
+                num_beams=1,
+                **sampling,
+            )
+        else:
+            read = [ids for ids, _ in pairs]
+        return passes(
+            [sentences.row(ids, source.source) for ids in read],
+            [sentences.row(ids, target.target) for _, ids in pairs],
+            source.row,
+            target.row,
+            recipe.micro_tokens,
+        )
+
+    def _backward(self, one: Pass, scale: float) -> Result:
+        with self._autocast():
+            source = self._batch(one.source)
+            states_SH = self.model.encode_packed(source)
+            rows_TH = self.model.decode_packed(self._batch(one.target), states_SH, source)
+            micro = MicroBatch("translate", one.target.ids, one.target.lengths, [], one.wanted, one.wanted, one.wanted)
+            scaled, result = masked_loss(self.model, rows_TH, micro, scale)
+        scaled.backward()
+        return result
+
+    def _batch(self, rows: Rows) -> Batch:
+        languages = rows.languages
+        return Batch.packed(
+            self._tensor(rows.ids), rows.lengths, languages=None if languages is None else self._tensor(languages)
+        )
+
+    def _tensor(self, array: Ids) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def _update(self, job: Job, number: int, done: float, loss: float) -> float:
+        """Sum, check and clip the gradients, and take the optimizer's step; their norm."""
+        self.group.sum_gradients(self.parameters)
+        norm = gradient_norm(self.parameters)
+        if not math.isfinite(loss) or not math.isfinite(float(norm)):
+            raise NonFiniteLoss(
+                f"round {number}, {job}: loss is {loss}, gradient {float(norm)}: stopped before the update; lower the "
+                "learning rate"
+            )
+        if self.recipe.optimizer.clip is not None:
+            clip_gradients(self.parameters, norm, self.recipe.optimizer.clip)
+        set_rate(self.optimizer, self.rate * rate_factor(self.recipe.schedule, number, done))
+        self.optimizer.step()
+        if self._fast is not None:
+            self._fast.refresh()
+            retire_gradient(self._words_table)
+        for parameter in self.parameters:
+            parameter.grad = None
+        return float(norm)
+
+    def _autocast(self) -> Any:
+        """bf16 where the device computes in it; a CPU's operations know by themselves what to compute in it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and self._fast is None)
+
+    def score(self, corpora: Corpora) -> dict[str, float]:
+        """BLEU of the held-out pairs in both directions, and of the round trips of held-out sentences, 0 to 100.
+
+        ``bleu`` and ``roundtrip`` are the means; the criterion of unsupervised training (Lample et al. 2018) is the latter.
+        """
+        directions: dict[str, float] = {}
+        trips: dict[str, float] = {}
+        for (a, b), rows in corpora.eval_pairs.items():
+            sides = [[row[side] for row in rows] for side in (0, 1)]
+            for source, target, read, wanted in ((a, b, *sides), (b, a, *sides[::-1])):
+                made = self._translated(self.sentences.encode(read, source), source, target)
+                directions[f"bleu_{source}-{target}"] = _bleu([self.sentences.text(ids) for ids in made], wanted)
+        for one, texts in corpora.eval_texts.items():
+            for other in [name for name in corpora.eval_texts if name != one]:
+                there = self._translated(self.sentences.encode(texts, one), one, other)
+                back = self._translated(there, other, one)
+                trips[f"roundtrip_{one}-{other}-{one}"] = _bleu([self.sentences.text(ids) for ids in back], texts)
+        means = {"bleu": directions, "roundtrip": trips}
+        found = {name: sum(of.values()) / len(of) for name, of in means.items() if of}
+        return found | directions | trips
+
+    def _translated(self, texts: Sequence[Ids], source: str, target: str) -> list[Ids]:
+        return translate(self.model, self.sentences, texts, source, target, self.recipe.micro_tokens, num_beams=1)
+
+
+def _bleu(made: Sequence[str], wanted: Sequence[str]) -> float:
+    from xlm.tasks.metrics.translation import translation_scores
+
+    if not wanted:
+        raise InputError("the held-out text is empty: there is nothing to score")
+    return float(translation_scores(wanted, made)["bleu"])

@@ -1,0 +1,266 @@
+"""Training for translation: what it learns, that it resumes to the bit, and which input it refuses."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import xlm
+from xlm.errors import ConfigError, DataError, InputError
+from xlm.tasks.translate import Sentences
+from xlm.tokenizers.train import train_sentencepiece
+from xlm.training import finetune_loop, translate
+from xlm.training.finetune import finetune
+from xlm.training.translate_data import read_corpora
+from xlm.training.translate_recipe import Weights, make_translate
+from xlm.training.translate_steps import Batches, passes
+from xlm.training.translate_trainer import Translator
+from xlm.training.translate_trainer import translate as translated
+
+ENGLISH = "the sun moon sea dog cat house tree is was big small old red runs sleeps".split()
+FRENCH = "le soleil lune mer chien chat maison arbre est fut grand petit vieux rouge court dort".split()
+FAST: dict[str, Any] = {
+    "batch_tokens": 200,
+    "optimizer": {"learning_rate": 3e-3, "clip": 1.0},
+    "schedule": {"steps": 6, "warmup": 0.2, "decay": "linear"},
+    "precision": "fp32",
+    "quiet": True,
+}
+
+
+def sentence(rng: random.Random) -> list[int]:
+    return [rng.randrange(len(ENGLISH)) for _ in range(rng.randint(2, 5))]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Word-for-word pairs, monolingual halves, and an XLM with two languages that has learnt nothing."""
+    folder, rng = tmp_path_factory.mktemp("translate"), random.Random(0)
+    rows = [sentence(rng) for _ in range(260)]
+    pairs = [(" ".join(ENGLISH[i] for i in row), " ".join(FRENCH[i] for i in row)) for row in rows]
+
+    def write(name: str, lines: list[str]) -> None:
+        (folder / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+    write("en-fr.train.tsv", ["\t".join(pair) for pair in pairs[:200]])
+    write("en-fr.dev.tsv", ["\t".join(pair) for pair in pairs[200:210]])
+    write("en.txt", [pair[0] for pair in pairs[:100]])
+    write("fr.txt", [pair[1] for pair in pairs[100:200]])
+    train_sentencepiece({"en": folder / "en.txt", "fr": folder / "fr.txt"}, 56, folder / "xlm", 0.5)
+    tokenizer = xlm.AutoTokenizer.from_pretrained(folder / "xlm")
+    torch.manual_seed(0)
+    config = xlm.XLMConfig(
+        vocab_size=len(tokenizer), emb_dim=32, n_layers=1, n_heads=2, max_position_embeddings=40,
+        dropout=0.1, attention_dropout=0.0, n_langs=2, lang2id={"en": 0, "fr": 1}, id2lang={0: "en", 1: "fr"},
+        bos_index=0, eos_index=2, pad_index=1, unk_index=3, mask_index=len(tokenizer) - 1,
+    )  # fmt: skip
+    xlm.XLMWithLMHeadModel(config).save_pretrained(folder / "xlm")
+    tokenizer.save_pretrained(folder / "xlm")
+    return folder
+
+
+def supervised(data: Path, **more: Any) -> dict[str, Any]:
+    return {"train": str(data / "en-fr.train.tsv"), "eval": str(data / "en-fr.dev.tsv"), **FAST, **more}
+
+
+def unsupervised(data: Path, **more: Any) -> dict[str, Any]:
+    texts = [f"en={data / 'en.txt'}", f"fr={data / 'fr.txt'}"]
+    return {"text": texts, "eval_text": texts, "data": {"eval_limit": 4}, **FAST, **more}
+
+
+def test_learns_word_for_word_translation(data: Path, tmp_path: Path) -> None:
+    options = supervised(data, schedule={"steps": 24, "warmup": 0.1, "decay": "linear"}, evaluate=24)
+    options["optimizer"] = {"learning_rate": 1e-2, "clip": 1.0}
+    outcome = finetune("translate", data / "xlm", **options, output=tmp_path / "run")
+    records = [
+        line for line in (tmp_path / "run/metrics.jsonl").read_text("utf-8").splitlines() if "loss_mt_en-fr" in line
+    ]
+    losses = [float(line.split('"loss_mt_en-fr": ')[1].split(",")[0]) for line in records]
+    assert outcome.finished and losses[-1] < losses[0] - 0.5
+    model = xlm.EncoderDecoderModel.from_pretrained(outcome.model)
+    assert model.config.directions == [["en", "fr"], ["fr", "en"]]
+    assert "engine.translate" in (outcome.model / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("kind", ["supervised", "unsupervised"])
+def test_resume_is_exact(kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (supervised if kind == "supervised" else unsupervised)(data, evaluate=2)
+    whole = finetune("translate", data / "xlm", **options, output=tmp_path / "whole")
+
+    class Interrupted(finetune_loop.Signals):
+        """Asks to stop after the third look."""
+
+        looks = 0
+
+        @property
+        def asked(self) -> str | None:
+            type(self).looks += 1
+            return "SIGTERM" if type(self).looks > 3 else None
+
+        @asked.setter
+        def asked(self, value: str | None) -> None:
+            assert value is None or value in signal.Signals.__members__
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune_loop, "Signals", Interrupted)
+        part = finetune("translate", data / "xlm", **options, output=tmp_path / "parts")
+    assert not part.finished and 0 < part.step < whole.step
+    rest = finetune("translate", data / "xlm", **options, output=tmp_path / "parts", resume=True)
+    assert rest.finished and rest.step == whole.step and rest.scores == whole.scores
+    want, got = (xlm.EncoderDecoderModel.from_pretrained(one.model) for one in (whole, rest))
+    for name, parameter in want.named_parameters():
+        assert torch.equal(parameter, got.get_parameter(name)), name
+
+
+def test_another_recipe_cannot_go_on(data: Path, tmp_path: Path) -> None:
+    options = supervised(data, max_minutes=1e-9)
+    assert not finetune("translate", data / "xlm", **options, output=tmp_path).finished
+    with pytest.raises(ConfigError, match="batch_tokens was 200, is 100"):
+        finetune("translate", data / "xlm", **options | {"batch_tokens": 100}, output=tmp_path)
+
+
+def worker(data: Path, options: dict[str, Any]) -> Translator:
+    recipe = make_translate({"model": str(data / "xlm"), **{k: v for k, v in options.items() if k != "quiet"}})
+    model, folder = translate.make_model(recipe)
+    sentences = Sentences(xlm.AutoTokenizer.from_pretrained(folder), model.config, 40)
+    return Translator(recipe, model, sentences, read_corpora(recipe, sentences, None), translate.Processes())
+
+
+def test_the_packed_loss_is_the_documented_forward_s(data: Path) -> None:
+    made = worker(data, supervised(data, dropout=0.0))
+    (one,) = made._passes(made.jobs[0], 0)
+    model = made.model.eval()
+
+    def padded(flat: np.ndarray, lengths: list[int], fill: int) -> torch.Tensor:
+        rows = np.split(flat, np.cumsum(lengths)[:-1])
+        return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], True, fill)
+
+    source = padded(one.source.ids, one.source.lengths, 1)
+    target = padded(one.target.ids, one.target.lengths, 1)
+    labels = padded(one.wanted, one.target.lengths, -100)
+    assert source[:, 0].eq(2).all() and target[:, 0].eq(2).all()  # </s> begins, as in XLM
+    loss = model(
+        source,
+        (source != 1).long(),
+        torch.zeros_like(source),
+        target,
+        (target != 1).long(),
+        torch.ones_like(target),
+        labels,
+    ).loss
+    result = made._backward(one, 1.0)
+    assert result.loss / result.count == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_back_translation_reads_what_the_model_writes_without_gradient(data: Path) -> None:
+    made = worker(data, unsupervised(data))
+    job = next(job for job in made.jobs if str(job) == "bt_en-fr-en")
+    (one,) = made._passes(job, 0)
+    assert made.model.training and all(p.grad is None for p in made.parameters)
+    assert one.source.language == 1 and one.target.language == 0
+    texts = [ids for ids, _ in made._sources[job]]
+    chosen = [texts[index] for index in made._batches[job](0).tolist()]
+    written = translated(made.model, made.sentences, chosen, "en", "fr", 4096, factor=1.3, extra=5, num_beams=1)
+    want = sorted(made.sentences.row(ids, 2).tolist() for ids in written)
+    assert sorted(row.tolist() for row in np.split(one.source.ids, np.cumsum(one.source.lengths)[:-1])) == want
+
+
+def test_every_epoch_visits_every_sentence_once() -> None:
+    sizes = np.random.default_rng(0).integers(3, 20, 100).tolist()
+    batches = Batches(sizes, 60, 1, "ae_en")
+    epoch = [batches(number) for number in range(batches.in_first_epoch())]
+    assert sorted(np.concatenate(epoch).tolist()) == list(range(100))
+    assert all(sum(sizes[i] for i in batch) <= 60 for batch in epoch)
+    again = Batches(sizes, 60, 1, "ae_en")
+    late = batches.in_first_epoch() + 3
+    assert again(late).tolist() == batches(late).tolist()  # by number alone, whatever was asked before
+
+
+def test_passes_shift_targets_and_keep_pairs() -> None:
+    rows = [np.array([2, 7, 2]), np.array([2, 5, 6, 2]), np.array([2, 8, 9, 4, 2])]
+    found = passes(rows, rows[::-1], 0, 1, 10)
+    assert [sum(one.source.lengths) + sum(one.target.lengths) + len(one.target.lengths) for one in found] == [8, 8, 8]
+    assert [one.target.ids.tolist() for one in found] == [[2, 8, 9, 4], [2, 5, 6], [2, 7]]
+    assert [one.wanted.tolist() for one in found] == [[8, 9, 4, 2], [5, 6, 2], [7, 2]]
+    assert [one.source.ids.tolist() for one in found] == [row.tolist() for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("course", "number", "factor"),
+    [
+        ("0:1,100:0.1,300:0", 0, 1.0),
+        ("0:1,100:0.1,300:0", 50, 0.55),
+        ("0:1,100:0.1,300:0", 200, 0.05),
+        ("0:1,5:0", 9, 0.0),
+    ],
+)
+def test_the_weight_of_denoising_falls(course: str, number: int, factor: float) -> None:
+    assert Weights(ae=course).at("ae", number) == pytest.approx(factor)
+
+
+def test_jobs_without_weight_are_left_out(data: Path) -> None:
+    made = worker(data, unsupervised(data, weights={"ae": "0:1,1:0"}))
+    first, _ = made.step(0, 0.0)
+    second, _ = made.step(1, 0.1)
+    assert {name for name in first if "ae" in name} and not {name for name in second if "ae" in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": None}, ConfigError, "model is missing"),
+        ({"train": "pairs.tsv"}, ConfigError, "does not say its two languages"),
+        ({"steps": {"mt": ["en-de"]}}, ConfigError, "steps.mt: en-de has no file in train"),
+        ({"steps": {"bt": ["en-fr-de"]}}, ConfigError, "must return to its own language"),
+        ({"weights": {"ae": "1:x"}}, ConfigError, "weights.ae is '1:x'"),
+        ({"weights": {"mt": 0.0}}, ConfigError, "all steps of the first round have weight 0"),
+        ({"noise": {"dropout": 1.5}}, ConfigError, "noise.dropout is 1.5"),
+        ({"epochs": 3}, ConfigError, "epochs = 3 is not a known field"),
+        ({"schedule": {"steps": 5, "minutes": 1.0}}, ConfigError, "exactly one must be given"),
+    ],
+)
+def test_impossible_recipes_are_refused(data: Path, change: dict[str, Any], error: type, message: str) -> None:
+    values = {"model": str(data / "xlm"), "train": str(data / "en-fr.train.tsv"), **change}
+    with pytest.raises(error, match=message):
+        make_translate(values)
+
+
+def test_unusable_text_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the sun\nthe moon\n", "utf-8")
+    (tmp_path / "b.txt").write_text("le soleil\n", "utf-8")
+
+    def check(**files: Any) -> None:
+        options = {k: v for k, v in supervised(data).items() if k not in ("train", "eval", "quiet")}
+        recipe = make_translate({"model": str(data / "xlm"), "output": str(tmp_path / "run"), **options, **files})
+        translate.run(recipe, check=True, quiet=True)
+
+    with pytest.raises(DataError, match=r"a.txt has 2 lines, .*b.txt has 1"):
+        check(train=f"en-fr={tmp_path / 'a.txt'} ||| {tmp_path / 'b.txt'}")
+    with pytest.raises(InputError, match=r"train: language 'xx'.*en, fr"):
+        check(train=f"en-xx={data / 'en-fr.train.tsv'}")
+    (tmp_path / "long.txt").write_text("the sun is big and the moon is small\n" * 3, "utf-8")
+    with pytest.raises(DataError, match=r"no row is left: 0 are empty, 3 longer than data.max_tokens = 4"):
+        check(text=[f"en={tmp_path / 'long.txt'}", f"fr={data / 'fr.txt'}"], data={"max_tokens": 4})
+    with pytest.raises(DataError, match=r"eval en-fr: .*row \d+ has \d+ tokens.*limit 4"):
+        check(
+            train=f"en-fr={tmp_path / 'a.txt'} ||| {tmp_path / 'a.txt'}",
+            eval=str(data / "en-fr.dev.tsv"),
+            data={"max_tokens": 4},
+        )
+    (tmp_path / "empty.txt").write_text("\n \n", "utf-8")
+    with pytest.raises(DataError, match="not one line with text"):
+        check(text=[f"en={tmp_path / 'empty.txt'}", f"fr={data / 'fr.txt'}"])
+
+
+def test_columns_may_be_called_as_the_languages(data: Path, tmp_path: Path) -> None:
+    lines = [f'{{"fr": "{FRENCH[i]} {FRENCH[1]}", "en": "{ENGLISH[i]} {ENGLISH[1]}"}}\n' for i in range(8)]
+    (tmp_path / "en-fr.jsonl").write_text("".join(lines), "utf-8")
+    made = worker(data, {"train": str(tmp_path / "en-fr.jsonl"), **FAST})
+    ids, _ = made._sources[made.jobs[0]][1]
+    assert made.sentences.text(ids) == "sun sun"
