@@ -113,13 +113,18 @@ class Unigram:
 
     def ids(self, texts: list[str], special: bool = False) -> list[list[int]]:
         """Ids of every text; with ``special`` between ``<s>`` and ``</s>``."""
-        threads = self._threads_for(texts)
         try:
-            return self.processor.encode(texts, add_bos=special, add_eos=special, num_threads=threads)
+            return self._encode(texts, add_bos=special, add_eos=special)
         except (RuntimeError, UnicodeError, TypeError):
             # What SentencePiece cannot take: lone surrogates.
-            texts = [clean(text) for text in texts]
-            return self.processor.encode(texts, add_bos=special, add_eos=special, num_threads=threads)
+            return self._encode([clean(text) for text in texts], add_bos=special, add_eos=special)
+
+    def _encode(self, texts: Sequence[str], **options: Any) -> list[Any]:
+        # A list goes through a pool of threads, even of one: making it costs ten times what a short text does.
+        threads = self._threads_for(texts)
+        if threads == 1:
+            return [self.processor.encode(text, **options) for text in texts]
+        return self.processor.encode(list(texts), num_threads=threads, **options)
 
     def pieces(self, text: str) -> list[str]:
         """The tokens of ``text``; an unknown one shows the normalised characters it stands for."""
@@ -132,9 +137,7 @@ class Unigram:
         """Ids and spans of every text. A ``▁`` covers the last white space before its word, or its word's first character
         where there is none; with ``trim`` it covers nothing."""
         texts = [clean(text) for text in texts]
-        rows = self.processor.encode(
-            texts, out_type="numpy", add_bos=False, add_eos=False, num_threads=self._threads_for(texts)
-        )
+        rows = self._encode(texts, out_type="numpy", add_bos=False, add_eos=False)
         counts = np.array([len(row) for row in rows], np.int64)
         ids = np.concatenate(rows) if rows else np.zeros(0, np.int32)
         lengths = self.piece_lengths[ids]
