@@ -111,6 +111,12 @@ class Splitter:
             return False
         return self._pattern.search(text) is not None
 
+    def among(self, texts: list[str], joined: str) -> list[int]:
+        """Places of the texts that may be split; ``joined`` holds all of them, so that one look rules out nearly all."""
+        if self._pattern is None or (self._only_first is not None and self._only_first not in joined):
+            return []
+        return [number for number, text in enumerate(texts) if self.may_split(text)]
+
     def split(self, text: str) -> list[Segment]:
         if not text:
             return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -48,10 +47,7 @@ class Clusters:
         flags[ruled] |= _RULED
         flags[np.unique(pairs & 0x1FFFFF)] |= _SECOND
         self._flags, self._pairs = flags, pairs
-        suspicious = (flags & (_EXTENDS | _SECOND | _ALWAYS)) != 0
-        suspicious[ord("\r")] = True
-        # Beyond the basic plane one range for all: a class of many such ranges would be searched one by one.
-        self._quick = re.compile(f"[{_ranges(suspicious[:0x10000])}\U00010000-\U0010ffff]")
+        self._quick = _quick_table(flags, np.unique(pairs >> 21))
 
     def odd(self, texts: Sequence[str]) -> list[int]:
         """The places of the texts for which normalising by clusters might give another result, and few others.
@@ -60,12 +56,7 @@ class Clusters:
         entry together that by clusters is not found: the cluster has more characters, or at least six bytes, or ends
         between the two.
         """
-        search = self._quick.search
-        chosen = [
-            number
-            for number, text in enumerate(texts)
-            if ("\r\n" in text if text.isascii() else search(text) is not None)
-        ]
+        chosen = self._suspicious(texts, [n for n, text in enumerate(texts) if not text.isascii() or "\r\n" in text])
         if not chosen:
             return []
         joined = _EDGE.join([texts[number] for number in chosen]) + _EDGE * 2
@@ -87,8 +78,29 @@ class Clusters:
         ends = np.cumsum([len(texts[number]) + 1 for number in chosen])
         return [chosen[number] for number in np.unique(np.searchsorted(ends, places, side="right")).tolist()]
 
+    def _suspicious(self, texts: Sequence[str], chosen: list[int]) -> list[int]:
+        """Those of the chosen texts in which two neighbours share a bit of the quick table: a look at every character."""
+        joined = " ".join([*(texts[number] for number in chosen), ""])
+        bits = self._quick.take(np.frombuffer(joined.encode("utf-16-le", "surrogatepass"), np.uint16))
+        shared = bits[:-1] & (bits[1:] >> 4)
+        if not shared.max(initial=0):
+            return []
+        units = [len(texts[number].encode("utf-16-le", "surrogatepass")) // 2 + 1 for number in chosen]
+        found = np.unique(np.searchsorted(np.cumsum(units), np.flatnonzero(shared), side="right"))
+        return [chosen[number] for number in found.tolist()]
 
-def _ranges(mask: NDArray[np.bool_]) -> str:
-    """The inside of brackets."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-    return "".join(f"{re.escape(chr(low))}-{re.escape(chr(high - 1))}" for low, high in edges.reshape(-1, 2).tolist())
+
+def _quick_table(flags: NDArray[np.uint8], firsts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """(0x10000,) for every unit of UTF-16 four bits about it as the first of two, above them four about it as the second.
+
+    Of two that might make a difference the first has a bit that the second has too. Halves of characters beyond the basic
+    plane, carriage returns and what is always looked at have one in common with everything.
+    """
+    flags = flags[:0x10000]
+    codes = np.arange(0x10000)
+    small = codes < 0x800
+    ruled, extends, second = ((flags & flag) != 0 for flag in (_RULED, _EXTENDS, _SECOND))
+    first = (ruled & small) | (ruled & ~small) << 1 | np.isin(codes, firsts) << 2
+    first |= (((flags & _ALWAYS) != 0) | (codes == 13) | (codes & 0xF800 == 0xD800)) << 3
+    then = extends | (extends & small) << 1 | second << 2 | 8
+    return (first | then << 4).astype(np.uint8)

@@ -256,8 +256,7 @@ class XLMRobertaTokenizer(Tokenizer):
 
     def _odd(self, texts: list[str], split_special: bool) -> list[int]:
         """Places of the texts that must not go to SentencePiece as they are."""
-        may_split = self._splitter().may_split
-        return [] if split_special else [i for i, text in enumerate(texts) if may_split(text)]
+        return [] if split_special else self._splitter().among(texts, "".join(texts))
 
     def _treated(self, texts: list[str], split_special: bool) -> list[list[int]]:
         """Ids of odd texts."""

@@ -50,27 +50,27 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
         firsts = {token.content[:1] for token in self._decoder.values() if token.normalized and token.content}
         return sorted({char for first in firsts for char in sources.get(first, "") if not char.isascii()})
 
-    def _in_clusters(self, texts: list[str]) -> list[int]:
-        """Places of the texts that have to be normalised cluster by cluster."""
-        may_split, suspects = self._splitter("normalized").may_split, self._suspects
-        found = {i for i, text in enumerate(texts) if may_split(text)}
-        for char in suspects:
-            found.update([i for i, text in enumerate(texts) if char in text])
-        return sorted(found.union(self.engine.charsmap.clusters.odd(texts)))
+    def _in_clusters(self, texts: list[str], joined: str) -> list[int]:
+        """Places of the texts that have to be normalised cluster by cluster; ``joined`` are all of them."""
+        found = {*self._splitter("normalized").among(texts, joined), *self.engine.charsmap.clusters.odd(texts)}
+        for char in self._suspects:
+            if char in joined:
+                found.update([i for i, text in enumerate(texts) if char in text])
+        return sorted(found)
 
     def _put(self, index: int, token: Any) -> None:
         super()._put(index, token)
         self.__dict__.pop("_suspects", None)
 
     def _odd(self, texts: list[str], split_special: bool) -> list[int]:
-        may_split = self._splitter("raw").may_split
-        return sorted({i for i, text in enumerate(texts) if may_split(text)}.union(self._in_clusters(texts)))
+        joined = "".join(texts)
+        return sorted({*self._splitter("raw").among(texts, joined), *self._in_clusters(texts, joined)})
 
     def _treated(self, texts: list[str], split_special: bool) -> list[list[int]]:
         splitter = self._splitter("raw", not split_special)
         segments = [splitter.split(text) for text in texts]
         raw = [t[s.start : s.end] for t, of in zip(texts, segments, strict=True) for s in of if s.token_id is None]
-        odd = set(self._in_clusters(raw))
+        odd = set(self._in_clusters(raw, "".join(raw)))
         plain = iter(self.engine.ids([text for i, text in enumerate(raw) if i not in odd]))
         found = iter(
             [self._cluster_ids(text, split_special) if i in odd else next(plain) for i, text in enumerate(raw)]
@@ -102,7 +102,7 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
         return self._assemble(texts, segments, split_special)
 
     def _raw_details(self, texts: list[str], split_special: bool) -> list[Detail]:
-        odd = set(self._in_clusters(texts))
+        odd = set(self._in_clusters(texts, "".join(texts)))
         plain = iter(super()._raw_details([text for i, text in enumerate(texts) if i not in odd], split_special))
         return [self._clusters(text, split_special) if i in odd else next(plain) for i, text in enumerate(texts)]
 
