@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "choose": ("choose", "Use a model"),
     "rerank": ("rerank", "Use a model"),
     "generate": ("generate", "Use a model"),
+    "translate": ("translate", "Use a model"),
     "serve": ("serve", "Use a model"),
     "pretrain": ("pretrain", "Make a model"),
     "finetune": ("finetune", "Make a model"),

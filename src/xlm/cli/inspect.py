@@ -52,7 +52,7 @@ def rows_of(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{facts['parameters']:,}"),
         (
             "layers",
-            f"{sizes['layers']} of width {sizes['hidden']}, {sizes['heads']} heads, inner {sizes['feed_forward']}",
+            f"{_layers(facts)} of width {sizes['hidden']}, {sizes['heads']} heads, inner {sizes['feed_forward']}",
         ),
         ("vocabulary", f"{sizes['vocabulary']:,} tokens, at most {sizes['tokens']} a text"),
         ("languages", f"{len(languages)}: {' '.join(languages)}" if languages else "not said"),
@@ -66,6 +66,11 @@ def rows_of(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts["fits"]:
         rows.append(("tensors", "every tensor fits"))
     return rows
+
+
+def _layers(facts: dict[str, Any]) -> str:
+    sides = " and ".join(f"{count} in the {side}" for side, count in facts["sides"].items())
+    return f"{facts['sizes']['layers']} ({sides})" if sides else str(facts["sizes"]["layers"])
 
 
 def report_text(report: dict[str, list[Any]]) -> str:

@@ -29,6 +29,7 @@ from xlm.inference.inputs import Input, Rows
 from xlm.inference.language import Language, languages_of, speak
 from xlm.inference.loading import Loaded, load_parts, tasks_of
 from xlm.inference.long import OVERLAP, LongTexts
+from xlm.inference.translating import Translates
 from xlm.tasks import fill
 from xlm.tasks.retrieve import POOLINGS, normalized, pool
 
@@ -44,7 +45,7 @@ MASKS_AT_ONCE = 64
 """Rows of logits that exist at once: 64 rows of XLM-R's 250,002 are 64 MB."""
 
 
-class Engine(Answers, LongTexts):
+class Engine(Answers, LongTexts, Translates):
     """A loaded model that answers in plain Python and NumPy; :func:`load` makes one.
 
     Attributes:
@@ -212,7 +213,7 @@ class Engine(Answers, LongTexts):
         """
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise InputError(f"top_k is {top_k!r}: it must be an integer of at least 1")
-        if not hasattr(self.model, "lm_logits"):
+        if not hasattr(self.model, "lm_logits") or "translate" in self.tasks:
             raise InputError(f"{self.name} is a {type(self.model).__name__}: fill_mask needs a language-model head")
         masked = self._masked(texts, truncate)
         found: list[dict[str, Any]] = [{} for _ in masked]

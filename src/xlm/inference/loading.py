@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from xlm.assets import BUNDLED, bundled_folder
-from xlm.backends.torch.auto import AutoModel, AutoModelForMaskedLM
+from xlm.backends.torch.auto import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 from xlm.backends.torch.models import MODELS
 from xlm.backends.torch.placement import make_invariant, use_gpu
 from xlm.checkpoints.quantized import METHOD
@@ -37,6 +37,7 @@ _TASKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ForQuestionAnswering", ("answer",)),
     ("ForQuestionAnsweringSimple", ("answer",)),
     ("ForMultipleChoice", ("choose",)),
+    ("EncoderDecoderModel", ("translate",)),
     ("Model", ("embed",)),
 )
 # An architecture that ends so has a head over the vocabulary.
@@ -76,7 +77,6 @@ def load_parts(
         raise ConfigError(f"dtype is 'int8' and device is {str(place)!r}: int8 is for the CPU")
     if compiled and (place.type != "cuda" or batch_invariant):
         raise ConfigError(f"compile=True with device {str(place)!r}: it needs a GPU, and excludes batch_invariant")
-    family = family_of(config)
     torch_dtype, quantization = DTYPES[dtype]
     options: dict[str, Any] = {"dtype": torch_dtype, "quantization": quantization}
     if place.type == "cpu":
@@ -88,7 +88,7 @@ def load_parts(
         make_invariant(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     name = BUNDLED if path_or_name is None else str(path_or_name)
-    spec = family.spec(config)
+    spec = model.encoder_host.spec
     if len(tokenizer) > spec.vocab_size:
         raise CheckpointError(
             f"{name}: the tokenizer has {len(tokenizer):,} ids, the model's table {spec.vocab_size:,} rows: "
@@ -104,6 +104,8 @@ def is_quantized(config: Any) -> bool:
 
 def documented_model(folder: str | Path, config: Any, **options: Any) -> Any:
     """The documented class that a config names, loaded; an encoder without a pooler where it names none."""
+    if config.is_composition:
+        return AutoModelForSeq2SeqLM.from_pretrained(folder, **options)
     family = family_of(config)
     known = [name for name in config.architectures or () if name in MODELS and name != f"{family.class_prefix}Model"]
     if known and MODELS[known[0]].config_class is family.config_class:

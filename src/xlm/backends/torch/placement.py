@@ -191,7 +191,8 @@ def use_gpu(model: PreTrainedModel) -> None:
     from xlm.backends.torch.ops_cuda import Cuda
 
     ops = Cuda()
-    ops.join(model.encoder_host.encoder)
+    for part in model.parts().values():
+        ops.join(part.encoder_host.encoder)
     use(model, ops)
     model.computed_by = "CUDA: packed attention in bfloat16 and float16, runs of equal length in float32"
 

@@ -126,8 +126,11 @@ class _Beams:
         beams_BW, tokens_BW = beams_BC.gather(1, order_BW), tokens_BC.gather(1, order_BW)
         self.ids = torch.cat([_take(self.ids, beams_BW), tokens_BW[:, :, None]], dim=2)
 
-        reach = self.longest if options.early_stopping == "never" and options.length_penalty > 0 else length
-        best_B = self.sums[:, 0] / (reach - self.begun) ** options.length_penalty
+        best_B = self.sums[:, 0]
+        if options.early_stopping == "never" and options.length_penalty > 0:
+            best_B = best_B / (self.limits - self.begun).float() ** options.length_penalty
+        else:
+            best_B = best_B / (length - self.begun) ** options.length_penalty
         worst_B = self.ended_scores[self.sentences].amin(1)
         open_B = (best_B > worst_B) & (length < self.limits)
         if options.early_stopping is True:

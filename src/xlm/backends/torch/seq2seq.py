@@ -95,17 +95,21 @@ class TranslationMixin:
             decoder_langs: rows (b,) instead of ``target_lang``.
             decoder_input_ids: (b, t) how targets begin, instead of the config's start token.
             encoder_outputs: states (b, s, h) first, instead of reading the sources again.
-            kwargs: ``max_new_tokens`` or ``max_length`` (with the start token; by default 1.5 times the longest source's
-                tokens and 10), ``min_length``, ``num_beams``, ``length_penalty``, ``early_stopping`` (``False``, ``True``
-                or ``"never"``), ``num_return_sequences``, ``do_sample``, ``temperature``, ``top_k``, ``top_p``,
-                ``repetition_penalty``, ``no_repeat_ngram_size``, ``generator``, ``eos_token_id``, ``pad_token_id``. What
-                is not given comes from the config.
+            kwargs: ``max_new_tokens``, a number or one a source, or ``max_length``, which counts the start token (by default
+                1.5 times the longest source's tokens and 10); ``min_length``, ``num_beams``, ``length_penalty``,
+                ``early_stopping`` (``False``, ``True`` or ``"never"``), ``num_return_sequences``, ``do_sample``,
+                ``temperature``, ``top_k``, ``top_p``, ``repetition_penalty``, ``no_repeat_ngram_size``, ``generator``,
+                ``eos_token_id``, ``pad_token_id``. What is not given comes from the config.
 
         Raises:
             InputError: no source, an unknown language, an impossible option, or a target longer than the decoder.
         """
         model: Any = self
-        options, rest = Options.of(model.config, {k: v for k, v in kwargs.items() if k not in _IGNORED})
+        kwargs = {k: v for k, v in kwargs.items() if k not in _IGNORED}
+        each = kwargs.get("max_new_tokens")
+        if isinstance(each, list | tuple):
+            kwargs["max_new_tokens"] = max(each, default=1)
+        options, rest = Options.of(model.config, kwargs)
         if unknown := sorted(rest):
             raise InputError(f"generate: unknown argument {unknown[0]!r}")
         training = model.training
@@ -119,9 +123,10 @@ class TranslationMixin:
                 many = options.num_return_sequences
                 states, ids = states.repeat_interleave(many, 0), ids.repeat_interleave(many, 0)
                 mask, languages = (None if t is None else t.repeat_interleave(many, 0) for t in (mask, languages))
+            limits = self._limits(each, ids, states.device) if isinstance(each, list | tuple) else None
             writer = Writer(model, states, mask, languages)
             search = beam_search if options.num_beams > 1 else greedy_search
-            return search(writer, ids, options).sequences
+            return search(writer, ids, options, limits).sequences
         finally:
             model.train(training)
 
@@ -171,6 +176,15 @@ class TranslationMixin:
         if ids.ndim != 2 or ids.shape[0] != batch or not ids.shape[1]:
             raise InputError(f"decoder_input_ids of shape {tuple(ids.shape)}: must be ({batch}, at least 1)")
         return ids, rows if model.decoder.spec.num_languages else None
+
+    @staticmethod
+    def _limits(each: Sequence[int], ids: Tensor, device: torch.device) -> Tensor:
+        """The longest each row may become."""
+        if not each or len(ids) % len(each) or min(each) < 1:
+            raise InputError(
+                f"max_new_tokens: {len(each)} numbers for {len(ids)} rows: one of at least 1 a source is needed"
+            )
+        return (torch.tensor(each, device=device) + ids.shape[1]).repeat_interleave(len(ids) // len(each))
 
     def _lengths(self, options: Options, kwargs: dict[str, Any], ids: Tensor, source: int) -> None:
         """Settle how long targets may become, within the decoder's positions."""

@@ -1,0 +1,166 @@
+"""Translation by an engine: texts in, translations out, whatever their number and order.
+
+Texts are sorted by length and translated some at a time; how long a translation may become follows from its own text, so
+that an answer does not depend on what else was asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from xlm.batches.packing import split_budget
+from xlm.errors import InputError
+from xlm.tasks.translate import Ids, Sentences
+
+_ROWS = 2048
+"""Source tokens times beams that are translated at once on a CPU, where the decoder's caches should stay small."""
+_ROWS_GPU = 65536
+_FACTOR, _EXTRA = 1.5, 10
+
+
+class Translates:
+    """The ``translate`` of an engine."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    max_tokens: int
+    device: torch.device
+    tasks: tuple[str, ...]
+
+    _writing = threading.Lock()
+    """Translations of several threads wait for each other: each takes all cores."""
+
+    @property
+    def directions(self) -> list[tuple[str, str]]:
+        """Pairs of languages that the model says it translates; empty where it says nothing."""
+        return [(a, b) for a, b in getattr(self.model.config, "directions", None) or ()]
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        target: str | None = None,
+        source: str | None = None,
+        *,
+        num_beams: int = 4,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
+        max_new_tokens: int | None = None,
+        truncate: bool = False,
+        seed: int | None = None,
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """Translate texts: ``{"text", "translation", "source", "target"}`` each, in their order.
+
+        Args:
+            texts: sentences, or what else the model was trained on.
+            target, source: languages by name. May be left out where the model knows one direction only that fits.
+            num_beams: 1 for the best token each time, which is several times faster and a little worse.
+            length_penalty: above 0 favours long translations: scores are divided by length ** penalty.
+            early_stopping: ``True``, ``False`` or ``"never"``; see ``EncoderDecoderModel.generate``.
+            max_new_tokens: of a translation; ``None``: 1.5 times its text's tokens and 10.
+            truncate: cut texts that are longer than the model instead of refusing them.
+            seed: of drawn tokens, with ``do_sample=True``.
+            options: the others of ``EncoderDecoderModel.generate``.
+
+        Raises:
+            InputError: a text that is empty or too long, a language or direction that the model does not know, an
+                impossible option, or a model that does not translate.
+        """
+        if "translate" not in self.tasks:
+            raise InputError(f"{self.name} is a {type(self.model).__name__}: translate needs an encoder-decoder")
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise InputError(f"texts is of type {type(texts).__name__}: a list is needed")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"texts[{number}] is of type {type(text).__name__}: a text is needed")
+            if not text.strip():
+                raise InputError(f"texts[{number}]: the text is empty")
+        source, target = self._direction(source, target)
+        sentences = Sentences(self.tokenizer, self.model.config, self.max_tokens)
+        rows = self._sources(sentences, texts, source, truncate)
+        if seed is not None:
+            options["generator"] = torch.Generator(self.device).manual_seed(int(seed))
+        options |= {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
+        found: list[str] = [""] * len(texts)
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+        budget = max(1, (_ROWS if self.device.type == "cpu" else _ROWS_GPU) // max(num_beams, 1))
+        for start, end in split_budget([len(rows[index]) for index in order], budget):
+            members = order[start:end]
+            made = self._write([rows[index] for index in members], source, target, max_new_tokens, options)
+            for index, row in zip(members, made, strict=True):
+                found[index] = sentences.text(sentences.written(row))
+        return [
+            {"text": text, "translation": made, "source": source, "target": target}
+            for text, made in zip(texts, found, strict=True)
+        ]
+
+    def _direction(self, source: str | None, target: str | None) -> tuple[str | None, str | None]:
+        """Source and target, as asked or as the model's one direction that fits says.
+
+        Raises:
+            InputError: none fits, or several do.
+        """
+        config = self.model.config
+        known = self.directions
+        fit = [(a, b) for a, b in known if source in (None, a) and target in (None, b)]
+        if known and not fit:
+            config.check_direction(source, target)
+        if len(fit) == 1:
+            source, target = fit[0]
+        elif len(fit) > 1:
+            sides = [{pair[side] for pair in fit} for side in (0, 1)]
+            source, target = (next(iter(side)) if len(side) == 1 else None for side in sides)
+            missing = "target" if target is None else "source"
+            if None in (source, target):
+                pairs = ", ".join(f"{a}-{b}" for a, b in fit)
+                raise InputError(f"{missing} is missing: this model translates {pairs}")
+        config.source_side(source)
+        config.target_side(target)
+        return source, target
+
+    def _sources(self, sentences: Sentences, texts: Sequence[str], source: str | None, truncate: bool) -> list[Ids]:
+        """Checked rows of the texts."""
+        first = self.model.config.source_side(source).start
+        rows = []
+        for number, ids in enumerate(sentences.encode(list(texts), source)):
+            if not len(ids):
+                raise InputError(f"texts[{number}]: the text has no token that the model knows")
+            if not sentences.fits(ids):
+                if not truncate:
+                    raise InputError(
+                        f"texts[{number}]: {len(ids) + 2:,} tokens with the special ones, the model's limit is "
+                        f"{self.max_tokens:,}: translate it sentence by sentence, or cut it with truncate=True (--truncate)"
+                    )
+                ids = ids[: self.max_tokens - 2]
+            rows.append(sentences.row(ids, first))
+        return rows
+
+    def _write(
+        self, rows: list[Ids], source: str | None, target: str | None, most: int | None, options: dict[str, Any]
+    ) -> list[list[int]]:
+        """The generated rows of some sources."""
+        config = self.model.config
+        room = self.model.decoder.spec.max_tokens - 1
+        lengths = [min(int(_FACTOR * len(row)) + _EXTRA, room) if most is None else most for row in rows]
+        ids = np.full((len(rows), max(map(len, rows))), config.pad_token_id, np.int64)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+        given = torch.from_numpy(ids).to(self.device)
+        # What stands in a row is a token, even if its id should be that of padding.
+        mask = torch.arange(ids.shape[1])[None, :] < torch.tensor([len(row) for row in rows])[:, None]
+        with self._writing, torch.inference_mode():
+            made = self.model.generate(
+                given,
+                mask.long().to(self.device),
+                langs=source,
+                target_lang=target,
+                max_new_tokens=lengths,
+                **options,
+            )
+        return made.tolist()
