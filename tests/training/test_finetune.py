@@ -81,6 +81,7 @@ def test_every_task_is_learnt_and_answers(task: str, base: Path, tmp_path: Path)
         assert found[0]["index"] == 1 and found[0]["score"] > found[1]["score"]
     elif task == "embed":
         assert engine.embed(["Where is Ana ?"]).shape == (1, 16)
+        assert not any("pooler" in name for name in engine.model.state_dict())
     elif task == "fill":
         assert len(engine.fill_mask(["Ana was <mask> Rome"])[0]["masks"][0]) == 5
     else:

@@ -10,7 +10,7 @@ from typing import Any
 from xlm.training.files import atomic_folder, write_text_atomic
 from xlm.training.finetune_card import write_card
 from xlm.training.finetune_data import Prepared
-from xlm.training.finetune_model import kept
+from xlm.training.finetune_model import kept, reloaded
 from xlm.training.finetune_recipe import FineTune
 from xlm.training.state import save_model
 
@@ -73,8 +73,7 @@ def finish(
     output = Path(recipe.output)
     folder = output / "model"
     if chosen[0] != step:
-        best = type(kept(model)).from_pretrained(output / "best")
-        model = best.model if hasattr(best, "model") else best
+        model = reloaded(model, output / "best")
     with atomic_folder(folder) as temporary:
         _write(temporary, recipe, data, model, base, rate, chosen, alarms)
     shutil.rmtree(output / "best", ignore_errors=True)

@@ -136,6 +136,13 @@ def kept(model: Any) -> Any:
     return Adapted(model) if hasattr(model, "lora") else model
 
 
+def reloaded(model: Any, folder: Any) -> Any:
+    """The model that ``kept(model).save_pretrained`` wrote to ``folder``, of the same parts."""
+    bare = model.base_model is model and family_of(model.config).pooler and getattr(model, "pooler", None) is None
+    found = type(kept(model)).from_pretrained(folder, **({"add_pooling_layer": False} if bare else {}))
+    return found.model if isinstance(found, Adapted) else found
+
+
 def learning_rate(recipe: FineTune, model: Any) -> float:
     """The recipe's, or that which suits the model's width."""
     return recipe.learning_rate or default_rate(model.spec.hidden_size, recipe.tuning)

@@ -224,9 +224,9 @@ class Adapted:
         save_adapter(self.model, Path(folder) / "adapter")
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Adapted:
-        """The same model again."""
+    def from_pretrained(cls, folder: Path, **options: Any) -> Adapted:
+        """The same model again; ``options`` as its own ``from_pretrained`` takes them."""
         name = AutoConfig.from_pretrained(folder).architectures[0]
-        model = MODELS[name].from_pretrained(folder)
+        model = MODELS[name].from_pretrained(folder, **options)
         load_adapter(model, Path(folder) / "adapter")
         return cls(model)
