@@ -62,6 +62,33 @@ def test_tokenizer_json_alone_is_enough(fast: XLMRobertaTokenizerFast, tmp_path:
 FIVE = [text for text in TEXTS if "＜" not in text and "<" not in text]
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_the_mask_in_other_letters(
+    normalized: bool, fast: XLMRobertaTokenizerFast, slow: XLMRobertaTokenizer, tmp_path: Path
+) -> None:
+    """As transformers 4.37.2 reads it: the mask, in the fast class alone."""
+    fast.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["added_tokens"][-1]["normalized"] = normalized
+    path.write_text(json.dumps(content), "utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"mask_token": "<mask>"}', "utf-8")
+    tokenizer = XLMRobertaTokenizerFast.from_pretrained(tmp_path)
+    space, begin = ([], "▁") if normalized else (["▁"], "")
+    for mask in ("＜mask＞", "<mask＞", "<ｍask>", "﹤maſk>"):
+        end = 2 + len(mask)
+        for text, tokens, spans in (
+            (f"a {mask} b", ["▁a", *space, "<mask>", "▁b"], [*([] if normalized else [(1, 2)]), (2 - normalized, end)]),
+            (f"aa{mask}b", [*tokenizer.tokenize("aa"), "<mask>", f"{begin}b"], [(2, end)]),
+        ):
+            row = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == tokens
+            assert row["input_ids"] == tokenizer([text], add_special_tokens=False)["input_ids"][0]
+            assert row["offset_mapping"][-1 - len(spans) : -1] == spans
+        assert tokenizer.mask_token_id not in tokenizer(f"a {mask} b", split_special_tokens=True)["input_ids"]
+        assert slow.mask_token_id not in slow(f"a {mask} b")["input_ids"]
+
+
 @pytest.mark.parametrize("added", [False, True])
 def test_transformers_opens_what_is_saved(added: bool, fast: XLMRobertaTokenizerFast, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

@@ -127,14 +127,33 @@ class CharsMap:
         return Clusters(self._values >= 0, self.pairs)
 
     @cached_property
-    def sources(self) -> dict[str, str]:
-        """For every character the characters whose replacement begins with it."""
-        found: dict[str, str] = {}
+    def origins(self) -> dict[str, str]:
+        """For every replacement the characters that become it by themselves."""
+        found: dict[str, list[str]] = {}
         for code in np.flatnonzero(self._values >= 0).tolist():
-            first = self._text(int(self._values[code]))[:1]
-            if first.isascii():
-                found[first] = found.get(first, "") + chr(code)
-        return found
+            found.setdefault(self._text(int(self._values[code])), []).append(chr(code))
+        return {text: "".join(chars) for text, chars in found.items()}
+
+    def spellings(self, text: str) -> tuple[str, str]:
+        """``(first, pattern)``: the characters that whatever becomes ``text`` may begin with, and what all of it matches.
+
+        Sequences that become one character together are left out.
+        """
+        origins = self.origins
+        gone = f"[{re.escape(origins[''])}]*" if "" in origins else ""
+        # What stands for the rest of the text, from its end on.
+        rest = [""] * len(text) + [""]
+        firsts = ""
+        for start in reversed(range(len(text))):
+            ways: list[str] = []
+            firsts = ""
+            for stop in range(start + 1, len(text) + 1):
+                chars = origins.get(text[start:stop], "") + (text[start] if stop == start + 1 else "")
+                if chars:
+                    ways.append(f"[{re.escape(chars)}]{gone if stop < len(text) else ''}{rest[stop]}")
+                    firsts += chars
+            rest[start] = f"(?:{'|'.join(ways)})" if len(ways) > 1 else ways[0]
+        return firsts, rest[0]
 
     def by_grapheme(self, text: str) -> tuple[str, list[int], list[int]]:
         """``(normalised, starts, ends)`` as the reference's compiled tokenizer normalises: cluster by cluster.

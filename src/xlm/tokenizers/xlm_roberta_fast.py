@@ -2,7 +2,8 @@
 
 - Normalisation goes by grapheme cluster (:meth:`CharsMap.by_grapheme`); it is done in Python for the few texts where that
   makes a difference, which :class:`xlm.tokenizers.clusters.Clusters` finds.
-- ``<mask>`` is looked for in the normalised text, and the white space before it belongs to it.
+- ``<mask>`` is looked for in the normalised text, and the white space before it belongs to it. Where ``tokenizer.json`` says
+  that it is not normalised, ``＜mask＞`` is still the mask, being a piece of the vocabulary, but no white space belongs to it.
 - A token's span includes the white space before it, unless ``tokenizer.json`` splits at white space first.
 - Overflowing tokens become rows of their own; ids outside the vocabulary become None.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from xlm.tokenizers.unigram import SPACE, clean
 from xlm.tokenizers.xlm_roberta import XLMRobertaTokenizer
 
 _SPACES = re.compile(" {2,}")
+_MASK = "<mask>"
 
 
 class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
@@ -43,24 +46,36 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
         # The compiled reference fixes them when it is made: another sep_token later changes no row.
         return {"cls": ("<s>", self.convert_tokens_to_ids("<s>")), "sep": ("</s>", self.convert_tokens_to_ids("</s>"))}
 
+    @property
+    def _mask_piece(self) -> bool:
+        """Whether ``<mask>`` is found in normalised text as a piece: it is one of the compiled reference's vocabulary."""
+        token = self._decoder.get(self.engine.size)
+        return token is not None and token.content == _MASK and not token.normalized
+
     @cached_property
-    def _suspects(self) -> list[str]:
-        """Characters of which one must occur in a text that a token is found in only after normalisation."""
-        sources = self.engine.charsmap.sources
-        firsts = {token.content[:1] for token in self._decoder.values() if token.normalized and token.content}
-        return sorted({char for first in firsts for char in sources.get(first, "") if not char.isascii()})
+    def _disguised(self) -> tuple[list[str], re.Pattern[str] | None, bool]:
+        """``(firsts, pattern, composed)``: with what a token that is found in normalised text may begin, and what becomes it;
+        ``composed`` if such a token may come of sequences that are one character when normalised."""
+        tokens = {token.content for token in self._decoder.values() if token.normalized and token.content}
+        tokens |= {_MASK} if self._mask_piece else set()
+        ways = [self.engine.charsmap.spellings(token) for token in sorted(tokens)]
+        firsts = sorted({char for first, _ in ways for char in first})
+        pattern = re.compile("|".join(pattern for _, pattern in ways)) if ways else None
+        return firsts, pattern, not all(map(str.isascii, tokens))
 
     def _in_clusters(self, texts: list[str], joined: str) -> list[int]:
         """Places of the texts that have to be normalised cluster by cluster; ``joined`` are all of them."""
-        found = {*self._splitter("normalized").among(texts, joined), *self.engine.charsmap.clusters.odd(texts)}
-        for char in self._suspects:
-            if char in joined:
-                found.update([i for i, text in enumerate(texts) if char in text])
+        firsts, pattern, composed = self._disguised
+        found = set(self.engine.charsmap.clusters.odd(texts))
+        if pattern is not None and any(char in joined for char in firsts):
+            found.update([i for i, text in enumerate(texts) if pattern.search(text)])
+        if composed:
+            found.update([i for i, text in enumerate(texts) if not unicodedata.is_normalized("NFC", text)])
         return sorted(found)
 
     def _put(self, index: int, token: Any) -> None:
         super()._put(index, token)
-        self.__dict__.pop("_suspects", None)
+        self.__dict__.pop("_disguised", None)
 
     def _odd(self, texts: list[str], split_special: bool) -> list[int]:
         joined = "".join(texts)
@@ -88,8 +103,18 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
                 row.append(segment.token_id)
                 continue
             part = normal[segment.start : segment.end].replace(" ", SPACE)
-            row += self.engine.encode_normalized(part if part.startswith(SPACE) else SPACE + part)[0]
+            row += self._pieces(part if part.startswith(SPACE) else SPACE + part, split_special)[0]
         return row
+
+    def _pieces(self, text: str, split_special: bool) -> tuple[list[int], list[str]]:
+        """``(ids, pieces)`` of normalised text in which ``▁`` stands for every space."""
+        if split_special or not self._mask_piece:
+            return self.engine.encode_normalized(text)
+        ids, pieces = self.engine.encode_normalized((parts := text.split(_MASK))[0])
+        for part in parts[1:]:
+            more_ids, more_pieces = self.engine.encode_normalized(part)
+            ids, pieces = [*ids, self.engine.size, *more_ids], [*pieces, _MASK, *more_pieces]
+        return ids, pieces
 
     @property
     def _trim(self) -> bool:
@@ -130,7 +155,7 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
             inserted = not part.startswith(SPACE)
             if inserted:
                 part, low, high = SPACE + part, [low[0], *low], [high[0], *high]
-            ids, pieces = self.engine.encode_normalized(part)
+            ids, pieces = self._pieces(part, split_special)
             at = 0
             for index, piece in zip(ids, pieces, strict=True):
                 stop = at + len(piece)
