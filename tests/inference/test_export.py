@@ -54,6 +54,55 @@ def test_smaller_types(dtype: str, tmp_path: Path) -> None:
     assert done.bytes < 20_000_000
 
 
+XL = next(head for head in tiny.HEADS if "XLMRobertaXL" in str(head))
+
+
+@pytest.mark.parametrize("saved", [XL], indirect=True)
+def test_what_is_large_is_compared_layer_by_layer(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(module, "_WHOLE", 1)
+    done = export(saved, tmp_path / "half", dtype="float16")
+    config = json.loads((saved / "config.json").read_text())
+    assert len(done.layers) == config["num_hidden_layers"] and min(done.layers) > 0.9995 and done.cosine > 0.9995
+    assert not list((tmp_path / "half").glob("*part*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saved", [XL], indirect=True)
+def test_layer_by_layer_or_whole_is_the_same(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    whole = export(saved, tmp_path / "whole")
+    monkeypatch.setattr(module, "_WHOLE", 1)
+    done = export(saved, tmp_path / "parts")
+    assert not whole.layers and min(done.layers) > 0.999999
+    assert (done.cosine, done.difference) == pytest.approx((whole.cosine, whole.difference), abs=1e-5)
+    assert {p.name for p in (tmp_path / "parts").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saved", [XL], indirect=True)
+def test_a_damaged_layer_is_named(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    run = module.run_layer_by_layer
+
+    def spoiled(path: Path, *given: object) -> object:
+        """The second layer's weights, damaged between writing and comparing."""
+        graph = onnx.load(str(path))
+        tensor = next(t for t in graph.graph.initializer if "layer.1.intermediate" in t.name and len(t.dims) == 2)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+        onnx.save_model(graph, str(path))
+        return run(path, *given)
+
+    monkeypatch.setattr(module, "_WHOLE", 1)
+    monkeypatch.setattr(module, "run_layer_by_layer", spoiled)
+    with pytest.raises(CheckpointError, match="differs from the model from layer 1 on"):
+        export(saved, tmp_path / "spoiled")
+    assert not (tmp_path / "spoiled").exists()
+
+
 @pytest.mark.slow
 def test_openvino(tmp_path: Path) -> None:
     pytest.importorskip("openvino")

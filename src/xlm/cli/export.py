@@ -41,5 +41,7 @@ def export(
     table.add_row("written", f"{done.folder}/{done.file}  ({done.bytes / 1e6:,.1f} MB, {done.dtype})")
     table.add_row("inputs", ", ".join(done.inputs))
     table.add_row("outputs", ", ".join(done.outputs))
+    if done.layers:
+        table.add_row("layer by layer", f"least cosine {min(done.layers):.6f} over {len(done.layers)} layers")
     table.add_row("opened again", f"least cosine {done.cosine:.6f}, largest relative difference {done.difference:.1e}")
     stdout().print(table)

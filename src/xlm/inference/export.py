@@ -2,11 +2,13 @@
 
 Every export is opened again and compared with the model on padded batches of several shapes before it comes to its place; what
 differs too much is not written. Weights lie in one file beside the graph, of any size. The reference answers are taken
-first and the model let go before the exported one is opened, so that the two are never in memory together.
+first and the model let go before the exported one is opened, so that the two are never in memory together; an ONNX file of
+more than 2 GB is opened a layer at a time (:mod:`xlm.inference.layered`).
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import logging
@@ -15,6 +17,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +31,14 @@ from xlm.assets import bundled_folder
 from xlm.atomic import make_folder, need_space
 from xlm.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
 from xlm.hub import resolve
+from xlm.inference.layered import LayerStates, run_layer_by_layer
 from xlm.inference.loading import load_documented
 
 FORMATS = ("onnx", "openvino", "torch-export")
 DTYPES = ("float32", "float16", "int8")
 _LEAST_COSINE = {"float32": 0.999999, "float16": 0.9995, "int8": 0.98}
+_WHOLE = 2_000_000_000
+"""Bytes of weights above which an ONNX file is compared layer by layer: a runtime needs up to three times as many."""
 _LARGEST_DIFFERENCE = 2e-3  # of a float32 export, relative to the largest value
 _EXTRAS = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "openvino": "openvino"}
 
@@ -48,6 +54,7 @@ class Exported:
         cosine: the least cosine between an exported output of a text and the model's, over texts and outputs.
         difference: the largest absolute difference, divided by the largest value of that output.
         inputs, outputs: the names in the graph.
+        layers: where it was compared layer by layer: the least cosine of a token's states after every layer.
     """
 
     folder: str
@@ -59,6 +66,7 @@ class Exported:
     difference: float
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    layers: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -113,7 +121,9 @@ def export(
     names = tuple(cases[0])
     outputs = _outputs(model, cases[0])
     wrapped = Wrapped(model, names, outputs).eval()
-    with torch.inference_mode():
+    own = LayerStates(model)
+    in_layers = format == "onnx" and size > _WHOLE
+    with torch.inference_mode(), own.watched() if in_layers else nullcontext():
         wanted = [
             [value.float().numpy() for value in wrapped(*(torch.from_numpy(v) for v in case.values()))]
             for case in cases
@@ -121,14 +131,21 @@ def export(
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
         program = _trace(wrapped, cases[0])
-        file, run = _WRITERS[format](program, wrapped, temporary, dtype, opset)
-        del program, wrapped, model  # the exported one comes into memory now
-        found = run()
-        cosine, difference = _compare(cases, wanted, [found(case) for case in cases])
-        _judge(out, format, dtype, cosine, difference)
+        file, opened = _WRITERS[format](program, wrapped, temporary, dtype, opset)
+        states, layers = own.states, ()
+        del program, wrapped, model, own  # the exported one comes into memory now
+        gc.collect()
+        if in_layers:
+            answers, cosines = run_layer_by_layer(temporary / file, cases, outputs, states)
+            layers = tuple(cosines)
+        else:
+            run = opened()
+            answers = [run(case) for case in cases]
+        cosine, difference = _compare(cases, wanted, answers)
+        _judge(out, format, dtype, cosine, difference, layers)
         written = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
         _copy_texts(folder, temporary)
-        report = Exported(str(out), file, format, dtype, written, cosine, difference, names, outputs)
+        report = Exported(str(out), file, format, dtype, written, cosine, difference, names, outputs, layers)
         (temporary / "export.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", "utf-8")
         temporary.chmod(0o755)
         temporary.replace(out)
@@ -343,8 +360,16 @@ def _compare(
     return cosine, difference
 
 
-def _judge(out: Path, format: str, dtype: str, cosine: float, difference: float) -> None:
+def _judge(
+    out: Path, format: str, dtype: str, cosine: float, difference: float, layers: tuple[float, ...] = ()
+) -> None:
     least = _LEAST_COSINE[dtype]
+    for number, value in enumerate(layers):
+        if not value >= least:
+            raise CheckpointError(
+                f"out={str(out)!r}: the {format} export in {dtype} differs from the model from layer {number} on: least "
+                f"cosine {value:.6f} (at least {least} is needed); nothing was written"
+            )
     if not cosine >= least or (dtype == "float32" and not difference <= _LARGEST_DIFFERENCE):
         raise CheckpointError(
             f"out={str(out)!r}: the {format} export in {dtype} differs from the model: least cosine {cosine:.6f} "
