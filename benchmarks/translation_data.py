@@ -2,7 +2,7 @@
 
     python benchmarks/translation_data.py --data ../shared/data --out runs/translation/data
 
-Pairs are those of the shared Spanish-English and Portuguese-English files that have the same English side. Written to ``--out``:
+Pairs are those of the shared Spanish-English and Portuguese-English files that have the same English side. Written:
 
 - ``es-pt.{dev,test}.tsv``: pairs of at most ``LONGEST`` words a side, held out by a hash of their English side; no line
   of theirs is in any other file. ``es-pt.train.tsv``: the other pairs, of at most ``LONGEST_PAIR`` words.
@@ -79,6 +79,7 @@ def write(path: Path, rows: Iterable[Iterable[str]]) -> None:
 
 
 def main() -> None:
+    """Write everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/translation/data"))

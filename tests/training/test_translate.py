@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import xlm
 from xlm.errors import ConfigError, DataError, InputError
@@ -17,12 +18,18 @@ from xlm.tasks.translate import Sentences
 from xlm.tokenizers.train import train_sentencepiece
 from xlm.training import finetune_loop, translate
 from xlm.training.finetune import finetune
+from xlm.training.finetune_recipe import load_finetune
 from xlm.training.translate_data import read_corpora
 from xlm.training.translate_recipe import Weights, make_translate
 from xlm.training.translate_steps import Batches, passes
 from xlm.training.translate_trainer import Translator
 from xlm.training.translate_trainer import translate as translated
 
+RECIPES = [
+    path
+    for path in sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+    if yaml.safe_load(path.read_text("utf-8")).get("task") == "translate"
+]
 ENGLISH = "the sun moon sea dog cat house tree is was big small old red runs sleeps".split()
 FRENCH = "le soleil lune mer chien chat maison arbre est fut grand petit vieux rouge court dort".split()
 FAST: dict[str, Any] = {
@@ -264,3 +271,47 @@ def test_columns_may_be_called_as_the_languages(data: Path, tmp_path: Path) -> N
     made = worker(data, {"train": str(tmp_path / "en-fr.jsonl"), **FAST})
     ids, _ = made._sources[made.jobs[0]][1]
     assert made.sentences.text(ids) == "sun sun"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_valid_and_train_at_toy_scale(path: Path, data: Path, tmp_path: Path) -> None:
+    values = load_finetune(path)
+    recipe = make_translate(values)
+    known = sorted({language for job in recipe.jobs() for language in job.languages})
+    toy = dict(zip(known, ("en", "fr"), strict=True))
+    steps = {
+        kind: ["-".join(toy[one] for one in text.split("-")) for text in texts]
+        for kind, texts in values["steps"].items()
+    }
+    values |= {"model": str(data / "xlm"), "output": str(tmp_path), "steps": steps, "threads": 1, "batch_tokens": 100}
+    values |= {"schedule": {"steps": 2}, "evaluate": 2, "data": {"eval_limit": 4}, "eval": str(data / "en-fr.dev.tsv")}
+    if recipe.train:
+        values["train"] = str(data / "en-fr.train.tsv")
+    if recipe.text:
+        values["text"] = {"en": data / "en.txt", "fr": data / "fr.txt"}
+    outcome = translate.run(make_translate(values), quiet=True)
+    assert outcome.finished and outcome.step == 2 and set(outcome.scores) == {"bleu", "bleu_en-fr", "bleu_fr-en"}
+
+
+def test_cross_attention_may_begin_as_self_attention(data: Path) -> None:
+    values = {"model": str(data / "xlm"), "train": str(data / "en-fr.train.tsv")}
+    for kind in ("new", "self"):
+        model, _ = translate.make_model(make_translate({**values, "cross_attention": kind}))
+        layer = model.decoder.roberta.encoder.layer[0]
+        query, own = (
+            layer.crossattention.get_parameter("self.query.weight"),
+            layer.attention.get_parameter("self.query.weight"),
+        )
+        assert torch.equal(query, own) == (kind == "self") and query is not own
+
+
+def test_new_weights_have_the_same_shapes_and_nothing_learnt(data: Path) -> None:
+    values = {"model": str(data / "xlm"), "train": str(data / "en-fr.train.tsv")}
+    old, _ = translate.make_model(make_translate(values))
+    new, _ = translate.make_model(make_translate({**values, "pretrained": False}))
+    pretrained = xlm.XLMWithLMHeadModel.from_pretrained(data / "xlm").get_input_embeddings().weight
+    assert torch.equal(old.get_input_embeddings().weight, pretrained)
+    assert not torch.equal(new.get_input_embeddings().weight, pretrained)
+    assert {name: p.shape for name, p in old.named_parameters()} == {
+        name: p.shape for name, p in new.named_parameters()
+    }

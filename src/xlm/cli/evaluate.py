@@ -29,6 +29,13 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option("--data", "-d", metavar="DIR", help="Its files, or a folder above them.")
     ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pairs", "-p", metavar="de-en=PATH", help="Translate these pairs instead: BLEU and chrF by direction."
+        ),
+    ] = None,
+    beams: Annotated[int, typer.Option("--beams", min=1, help="Of translations; 1: the best token each time.")] = 1,
     languages: Annotated[
         str | None,
         typer.Option("--languages", "-l", metavar="en,de,…", help="Default: the benchmark's own that are there."),
@@ -58,11 +65,16 @@ def evaluate(
     """Score a model on a benchmark with the official metric, 95 % intervals, baselines and the papers' numbers.
 
     Example: xlm evaluate runs/xnli --benchmark xnli --data data/xnli --report reports/xnli
+
+    Translation: xlm evaluate runs/de-en/model --pairs de-en=test.tsv
     """
     from xlm.errors import InputError
 
     if listed:
         show_benchmarks(as_json)
+        return
+    if pairs:
+        evaluate_pairs(models or [], pairs, beams, limit, dtype, device, as_json)
         return
     if not models or benchmark is None or data is None:
         missing = [
@@ -150,6 +162,40 @@ def show(outcome: Outcome) -> None:
         notes.print(f"note: {note}", style="yellow", soft_wrap=True)
     for paper in outcome.published():
         notes.print(f"{paper.model}, average {_number(paper.average)}: {paper.source}", style="dim", soft_wrap=True)
+
+
+def evaluate_pairs(
+    models: list[str], pairs: list[str], beams: int, limit: int | None, dtype: Any, device: Any, as_json: bool
+) -> None:
+    """Score a translation model on pairs."""
+    from xlm.errors import InputError
+    from xlm.evaluation.translation import evaluate_translation
+    from xlm.inference.engine import load as load_engine
+
+    if len(models) != 1:
+        raise InputError(f"--pairs: {len(models)} models given: one is needed")
+    with stderr().status("reading") as status:
+        found = evaluate_translation(
+            load_engine(models[0], dtype=dtype, device=device),
+            pairs,
+            beams=beams,
+            limit=limit,
+            progress=lambda what, done, total: status.update(f"{what}  {done:,} of {total:,}"),
+        )
+    if as_json:
+        for one in found:
+            print_json(one.record())
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for at, head in enumerate(("pairs", "direction", "number", "BLEU", "95 %", "chrF", "95 %", "BLEU of copying")):
+        table.add_column(head, justify="left" if at < 2 else "right", no_wrap=True)
+    for one in found:
+        cells = [f"{rated.score:.1f} {rated.interval[0]:.1f}–{rated.interval[1]:.1f}" for rated in one.scores.values()]
+        copied = f"{one.copying['bleu'].score:.1f}"
+        table.add_row(one.file, f"{one.source}-{one.target}", f"{one.pairs:,}", *" ".join(cells).split(), copied)
+    stdout().print(table, width=max(stdout().width, stdout().measure(table).minimum), crop=False)
+    for name, rated in found[0].scores.items():
+        stderr().print(f"{name}: {rated.signature}", style="dim", soft_wrap=True)
 
 
 def show_benchmarks(as_json: bool) -> None:

@@ -49,7 +49,7 @@ class Sentences:
         source, target = self.config.source_side(name), self.config.target_side(name)
         return Language(name, target.language, source.start, target.start)
 
-    def encode(self, texts: Sequence[str], language: str) -> list[Ids]:
+    def encode(self, texts: Sequence[str], language: str | None) -> list[Ids]:
         """The ids of every text without special tokens, by its language's rules where the tokenizer has such."""
         if not texts:
             return []
@@ -84,6 +84,6 @@ class Sentences:
         ids = ids[: ids.index(self.end)] if self.end in ids else ids
         return np.asarray([token for token in ids if token not in self._special], np.int64)
 
-    def text(self, ids: Ids) -> str:
+    def text(self, ids: Ids | Sequence[int]) -> str:
         """Ids without special tokens as text."""
-        return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
+        return str(self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)).strip()

@@ -92,7 +92,20 @@ def make_model(recipe: Translate) -> tuple[EncoderDecoderModel, Path]:
         )
     if not recipe.pretrained:
         model = EncoderDecoderModel(model.config)
+    if recipe.cross_attention == "self":
+        _cross_as_self(model)
     return model, folder
+
+
+@torch.no_grad()
+def _cross_as_self(model: EncoderDecoderModel) -> None:
+    """Let the decoder's cross-attention begin as its self-attention: heads that look at neighbouring places, which most
+    pretrained models have, then read the source at about the place that is written."""
+    parameters = dict(model.decoder.named_parameters())
+    for name, parameter in parameters.items():
+        own = parameters.get(name.replace(".crossattention.", ".attention."))
+        if ".crossattention." in name and own is not None and own.shape == parameter.shape:
+            parameter.copy_(own)
 
 
 def _dropouts(recipe: Translate, config: Any) -> dict[str, float]:

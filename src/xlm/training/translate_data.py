@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.table import Table
 
-from xlm.data.examples import read_examples
-from xlm.data.tables import HUB, SIDES, Row, format_of, read_rows
+from xlm.data.parallel import read_pairs, read_sentences
 from xlm.errors import DataError, InputError
 from xlm.tasks.translate import Ids, Sentences
 from xlm.training.translate_recipe import Translate
@@ -71,7 +69,7 @@ def read_corpora(recipe: Translate, sentences: Sentences, output: Path | None) -
     for languages, path in recipe.files("train"):
         a, b = languages
         count = Count(f"train {a}-{b}")
-        rows = read_pairs(recipe, languages, path, recipe.data.limit, _quarantine(output, count.name), count)
+        rows = _pairs(recipe, languages, path, recipe.data.limit, output, count)
         sides = [sentences.encode([row[side] for row in rows], (a, b)[side]) for side in (0, 1)]
         kept = [pair for pair in zip(*sides, strict=True) if _counted(count, sentences, *pair)]
         _need(count, path, recipe)
@@ -79,7 +77,7 @@ def read_corpora(recipe: Translate, sentences: Sentences, output: Path | None) -
         found.counts.append(count)
     for (language,), path in recipe.files("text"):
         count = Count(f"text {language}")
-        lines = read_lines(path, recipe.data.limit)
+        lines = read_sentences(path, recipe.data.limit)
         kept_lines = [ids for ids in sentences.encode(lines, language) if _counted(count, sentences, ids)]
         _need(count, path, recipe)
         found.texts.setdefault(language, []).extend(kept_lines)
@@ -87,7 +85,7 @@ def read_corpora(recipe: Translate, sentences: Sentences, output: Path | None) -
     for languages, path in recipe.files("eval"):
         a, b = languages
         count = Count(f"eval {a}-{b}")
-        rows = read_pairs(recipe, languages, path, recipe.data.eval_limit, _quarantine(output, count.name), count)
+        rows = _pairs(recipe, languages, path, recipe.data.eval_limit, output, count)
         _hold_out(
             count, sentences, [sentences.encode([row[side] for row in rows], (a, b)[side]) for side in (0, 1)], path
         )
@@ -95,58 +93,32 @@ def read_corpora(recipe: Translate, sentences: Sentences, output: Path | None) -
         found.counts.append(count)
     for (language,), path in recipe.files("eval_text"):
         count = Count(f"eval_text {language}")
-        lines = read_lines(path, recipe.data.eval_limit)
+        lines = read_sentences(path, recipe.data.eval_limit)
         _hold_out(count, sentences, [sentences.encode(lines, language)], path)
         found.eval_texts.setdefault(language, []).extend(lines)
         found.counts.append(count)
     return found
 
 
-def read_pairs(
-    recipe: Translate, languages: Sequence[str], path: str, limit: int | None, quarantine: Path | None, count: Count
+def _pairs(
+    recipe: Translate, languages: tuple[str, ...], path: str, limit: int | None, output: Path | None, count: Count
 ) -> list[tuple[str, str]]:
-    """The pairs of a file, in the order of ``languages``."""
-    form, columns = recipe.data.format, dict(recipe.data.columns)
-    if form is None and not columns and not path.startswith(HUB) and SIDES not in path:
-        form = format_of(path)
-        if form == "tsv":
-            form = "pairs"  # text TAB text, without a header
-        elif form not in ("pairs", "txt"):
-            columns = _columns(path, languages)
+    quarantine = None if output is None else output / f"quarantine-{count.name.replace(' ', '-')}.jsonl"
+    data = recipe.data
     try:
-        loaded = read_examples(
-            path, "embed", columns=columns, format=form, limit=limit, max_bad=recipe.data.max_bad, quarantine=quarantine
+        rows, bad = read_pairs(
+            path,
+            languages,
+            columns=data.columns,
+            format=data.format,
+            limit=limit,
+            max_bad=data.max_bad,
+            quarantine=quarantine,
         )
     except DataError as error:
         raise DataError(f"{count.name}: {error}") from error
-    count.bad = len(loaded.bad)
-    return [(example.text, example.other) for example in loaded.examples]
-
-
-def _columns(path: str, languages: Sequence[str]) -> dict[str, str]:
-    """Columns that are called as the languages are."""
-    first = next(iter(read_rows(path, None)), None)
-    named = isinstance(first, Row) and set(languages) <= set(first.values)
-    return dict(zip(("text", "other"), languages, strict=True)) if named else {}
-
-
-def read_lines(path: str, limit: int | None = None) -> list[str]:
-    """The lines of a text file that are not empty.
-
-    Raises:
-        DataError: it cannot be read, or holds none.
-    """
-    from xlm.data.readers import read_texts
-
-    found: list[str] = []
-    for line in read_texts(Path(path)):
-        if limit is not None and len(found) >= limit:
-            break
-        if text := line.strip():
-            found.append(text)
-    if not found:
-        raise DataError(f"{path}: not one line with text")
-    return found
+    count.bad = len(bad)
+    return rows
 
 
 def _known(sentences: Sentences, language: str, name: str) -> None:
@@ -186,7 +158,3 @@ def _need(count: Count, path: str, recipe: Translate) -> None:
             f"{count.name}: {path}: no row is left: {count.empty:,} are empty, {count.long:,} longer than data.max_tokens "
             f"= {recipe.data.max_tokens}"
         )
-
-
-def _quarantine(output: Path | None, name: str) -> Path | None:
-    return None if output is None else output / f"quarantine-{name.replace(' ', '-')}.jsonl"

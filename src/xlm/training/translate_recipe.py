@@ -12,7 +12,6 @@ Three kinds of steps, as in XLM (Lample and Conneau 2019), named as its code nam
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xlm.data.noise import Noise
-from xlm.data.tables import HUB, SIDES
+from xlm.data.parallel import named
 from xlm.errors import ConfigError
 from xlm.training.recipe import Optimizer, Schedule
 from xlm.training.schema import bounded, build
@@ -39,6 +38,11 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.kind}_{'-'.join(self.languages)}"
+
+    @property
+    def read(self) -> str:
+        """The language that the encoder reads."""
+        return self.languages[-2:][0]
 
     @property
     def written(self) -> str:
@@ -115,6 +119,7 @@ class Translate:
     decoder: str | None = None  # a model that the decoder begins as; None: as the encoder
     pretrained: bool = True  # False: the same model with new weights, to compare
     share_embeddings: bool = True
+    cross_attention: Literal["new", "self"] = "new"  # begins with new weights, as XLM's, or with those of self-attention
     train: str | list[str] = field(default_factory=list)  # pairs
     text: str | list[str] = field(default_factory=list)  # sentences of one language
     eval: str | list[str] = field(default_factory=list)  # pairs, scored both ways
@@ -158,22 +163,7 @@ class Translate:
             ConfigError: a file that does not say its languages.
         """
         given, parts = getattr(self, name), 1 if name.endswith("text") else 2
-        return [self._file(name, one, parts) for one in ([given] if isinstance(given, str) else given)]
-
-    def _file(self, name: str, given: str, parts: int) -> tuple[tuple[str, ...], str]:
-        said, equals, path = given.partition("=")
-        if not equals or not re.fullmatch(r"[\w|-]+", said):
-            path, said = given, Path(given.split(SIDES)[0].strip()).name.split(".")[0]
-        languages = tuple(said.split("-"))
-        if len(languages) != parts or not all(languages):
-            example = "de-en=pairs.tsv or de-en.train.tsv" if parts == 2 else "de=lines.txt or de.txt"
-            raise ConfigError(
-                f"{name}: {given!r} does not say its {'two languages' if parts == 2 else 'language'}: {example}"
-            )
-        if path.startswith(HUB):
-            return languages, path
-        sides = [Path(side.strip()).expanduser() for side in path.split(SIDES)]
-        return languages, f" {SIDES} ".join(str(s if s.is_absolute() else Path(self.base) / s) for s in sides)
+        return [named(one, parts, self.base, name) for one in ([given] if isinstance(given, str) else given)]
 
     def jobs(self) -> list[Job]:
         """The updates of a round. Raises ConfigError where the files for one are missing."""

@@ -157,8 +157,7 @@ class Translator:
         pairs = [self._sources[job][index] for index in chosen.tolist()]
         if not pairs:
             return []
-        read_in = job.languages[-2] if len(job.languages) > 1 else job.languages[0]
-        source, target = sentences.language(read_in), sentences.language(job.written)
+        source, target = sentences.language(job.read), sentences.language(job.written)
         if job.kind == "ae":
             rng = keyed(recipe.seed, "noise", number, str(job), self.group.rank)
             read = [recipe.noise(ids, self._words(ids), self._mask_id, rng) for ids, _ in pairs]
@@ -170,7 +169,7 @@ class Translator:
                 sentences,
                 [ids for ids, _ in pairs],
                 job.written,
-                read_in,
+                job.read,
                 recipe.micro_tokens,
                 factor=back.factor,
                 extra=back.extra,
