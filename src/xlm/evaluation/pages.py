@@ -151,7 +151,7 @@ def errors(outcome: Outcome, one: LanguageResult) -> str:
         if tagged:
             body.append(f'<tr><td class="text">{_words(case)}</td></tr>')
             continue
-        sure = "" if case.certainty is None else f"{100 * case.certainty:.0f} %"
+        sure = "" if case.certainty is None else f"{100 * case.certainty:.0f}\u00a0%"
         text, right, said = _shown(case, one)
         good = f'<td class="text good" dir="auto">{right}</td>'
         bad = f'<td class="text bad" dir="auto">{said}</td>'
