@@ -23,6 +23,27 @@ def checkpoint(folder: Path, family: str = "xlm-roberta") -> Path:
     return folder
 
 
+def translator(folder: Path, family: str = "xlm", **more: Any) -> Path:
+    """A tiny translation model with random weights and its tokenizer; ``more`` are fields of its config."""
+    import torch
+
+    import tiny
+    import xlm
+
+    plain = checkpoint(folder / "plain", family)
+    config = xlm.AutoConfig.from_pretrained(plain)
+    named: dict[str, Any] = {"n_langs": 2, "lang2id": {"de": 0, "en": 1}} if family == "xlm" else {}
+    torch.manual_seed(0)
+    side = type(config)(**config.to_dict() | named)
+    model = xlm.EncoderDecoderModel(xlm.EncoderDecoderConfig(side, side, **more))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    tiny.stir(model).save_pretrained(folder / "pair")
+    xlm.AutoTokenizer.from_pretrained(plain).save_pretrained(folder / "pair")
+    return folder / "pair"
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return path

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-import tiny
 import toytasks
 import xlm
 from xlm.cli import main
@@ -19,25 +18,9 @@ from xlm.cli import main
 TEXTS = ["the film was good .", "Ana was in Rome", "sad", "Where is Dora ? with one day in Lima and Oslo .", "nice"]
 
 
-def pair(folder: Path, family: str, **more: Any) -> Path:
-    """A tiny translation model with its tokenizer."""
-    plain = toytasks.checkpoint(folder / "plain", family)
-    config = xlm.AutoConfig.from_pretrained(plain)
-    named: dict[str, Any] = {"n_langs": 2, "lang2id": {"de": 0, "en": 1}} if family == "xlm" else {}
-    torch.manual_seed(0)
-    side = type(config)(**config.to_dict() | named)
-    model = xlm.EncoderDecoderModel(xlm.EncoderDecoderConfig(side, side, **more))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    tiny.stir(model).save_pretrained(folder / "pair")
-    xlm.AutoTokenizer.from_pretrained(plain).save_pretrained(folder / "pair")
-    return folder / "pair"
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pair(tmp_path_factory.mktemp("mt"), "xlm", directions=[["de", "en"], ["en", "de"]])
+    return toytasks.translator(tmp_path_factory.mktemp("mt"), "xlm", directions=[["de", "en"], ["en", "de"]])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -67,7 +50,7 @@ def test_the_engine_writes_what_the_model_does(folder: Path) -> None:
 
 
 def test_a_start_token_says_the_target(tmp_path: Path) -> None:
-    engine = xlm.load(pair(tmp_path, "xlm-roberta", decoder_start_token_ids={"de": 5, "en": 6}))
+    engine = xlm.load(toytasks.translator(tmp_path, "xlm-roberta", decoder_start_token_ids={"de": 5, "en": 6}))
     assert engine.translate(["good film"], "de")[0]["target"] == "de"
     with pytest.raises(xlm.InputError, match="target='fr': must be one of de, en"):
         engine.translate(["good film"], "fr")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import toytasks
 import xlm
 from xlm.serving.settings import Settings
 
@@ -37,6 +38,7 @@ OF_MODEL = {
     "tag": ["tag", "tokenize"],
     "answer": ["answer", "tokenize"],
     "choose": ["choose", "tokenize"],
+    "mt": ["translate", "tokenize"],
 }
 Shot = Callable[[Any, str], None]
 
@@ -56,8 +58,10 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def address(engines: dict[str, Any]) -> Iterator[str]:
+def address(engines: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     served = {"mini": xlm.load()} | {name: xlm.load(engine.name) for name, engine in engines.items()}
+    directions = [["de", "en"], ["en", "de"]]
+    served["mt"] = xlm.load(toytasks.translator(tmp_path_factory.mktemp("mt"), directions=directions))
     with running(served) as url:
         yield url
 

@@ -79,6 +79,7 @@ def translate(
     inputs = examples("generate", texts, file, jsonl, lambda text: TextExample(text), errors)
     engine: Any = None
     at_once = _AT_ONCE if texts or file is not None else 1
+    done = 0
     with _progress(_lines_of(file), as_json) as tell:
         while some := list(islice(inputs, at_once)):
             if engine is None:
@@ -86,7 +87,10 @@ def translate(
 
                 engine = load(model, dtype=dtype, device=device)
             try:
-                answers = engine.translate([example.text for _, example in some], target, source, **options)
+                given = [example.text for _, example in some]
+                answers = engine.translate(
+                    given, target, source, progress=lambda count, done=done: tell(done + count), **options
+                )
             except InputError as error:
                 message = str(error)
                 for index, (where, _) in enumerate(some):
@@ -96,7 +100,7 @@ def translate(
                 print_json(answer)
             if not as_json:
                 show(answers, beside=bool(texts) and sys.stdout.isatty())
-            tell(len(answers))
+            done += len(answers)
 
 
 def show(answers: list[dict[str, Any]], beside: bool) -> None:
@@ -125,7 +129,7 @@ class _progress:
             return lambda count: None
         self.bar.start()
         task = self.bar.add_task("translating", total=self.total)
-        return lambda count: self.bar.advance(task, count) if self.bar is not None else None
+        return lambda count: self.bar.update(task, completed=count) if self.bar is not None else None
 
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:

@@ -7,7 +7,7 @@ that an answer does not depend on what else was asked.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Translates:
         max_new_tokens: int | None = None,
         truncate: bool = False,
         seed: int | None = None,
+        progress: Callable[[int], None] | None = None,
         **options: Any,
     ) -> list[dict[str, Any]]:
         """Translate texts: ``{"text", "translation", "source", "target"}`` each, in their order.
@@ -66,6 +67,7 @@ class Translates:
             max_new_tokens: of a translation; ``None``: 1.5 times its text's tokens and 10.
             truncate: cut texts that are longer than the model instead of refusing them.
             seed: of drawn tokens, with ``do_sample=True``.
+            progress: called with the number of texts done whenever some are.
             options: the others of ``EncoderDecoderModel.generate``.
 
         Raises:
@@ -93,6 +95,8 @@ class Translates:
         for start, end in split_budget([len(rows[index]) for index in order], budget):
             members = order[start:end]
             made = self._write([rows[index] for index in members], source, target, max_new_tokens, options)
+            if progress is not None:
+                progress(end)
             for index, row in zip(members, made, strict=True):
                 found[index] = sentences.text(sentences.written(row))
         return [

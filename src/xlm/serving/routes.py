@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from xlm.serving import schema
 from xlm.serving.direct import Direct, Json
 from xlm.serving.errors import Refused
-from xlm.serving.served import Desk, Served
+from xlm.serving.served import Desk, Served, still_wanted
 from xlm.tasks.retrieve import normalized
 
 router = APIRouter(route_class=Direct)
@@ -179,6 +179,7 @@ async def info(request: Request, model: str | None = None) -> dict[str, Any]:
         "max_input_length": engine.max_tokens,
         "hidden_size": engine.hidden_size,
         "tasks": engine.tasks,
+        "directions": engine.directions,
         "max_client_batch_size": desk.settings.inputs,
         "max_batch_tokens": desk.settings.tokens_a_pack,
         "version": __version__,
@@ -290,3 +291,16 @@ async def choose(request: Request, body: schema.Choose) -> dict[str, Any]:
     options: dict[str, Any] = {"questions": [body.question]} if body.question else {}
     found = await desk.ask(request.scope, lambda: served.engine.choose([body.prompt], [body.choices], **options))
     return found[0]
+
+
+@router.post("/translate", tags=["tasks"])
+async def translate(request: Request, body: schema.Translate) -> list[dict[str, Any]]:
+    """Texts in another language."""
+    texts = _listed(body.inputs)
+    desk, served = _serve(request, body.model, texts, "inputs", "translate")
+    options = body.model_dump(include={"num_beams", "length_penalty", "max_new_tokens", "truncate"})
+
+    def call() -> list[dict[str, Any]]:
+        return served.engine.translate(texts, body.target, body.source, progress=still_wanted, **options)
+
+    return await desk.ask(request.scope, call)

@@ -116,3 +116,16 @@ class Choose(Body):
     choices: Annotated[list[Text], Field(min_length=2)]
     question: str | None = None
     model: str | None = None
+
+
+class Translate(Body):
+    """POST /translate: texts in another language; languages may be left out where the model knows one direction only."""
+
+    inputs: Texts
+    source: str | None = None
+    target: str | None = None
+    model: str | None = None
+    num_beams: Annotated[StrictInt, Field(ge=1, le=16)] = 4
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    max_new_tokens: Annotated[StrictInt, Field(ge=1, le=512)] | None = None
+    truncate: bool = False

@@ -137,6 +137,17 @@ class Desk:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
+def still_wanted(done: int = 0) -> None:
+    """Give up a long answer between two of its parts when nobody waits for it any more.
+
+    Raises:
+        Abandoned: the client has gone, or its time is over.
+    """
+    ticket = current_ticket.get()
+    if ticket is not None and ticket.over:
+        raise Abandoned(f"nobody waits for the answer any more; {done} texts were done")
+
+
 def _forget(future: asyncio.Future[Any]) -> None:
     """Take the outcome of an abandoned future, so that nothing complains of it."""
     if not future.cancelled():

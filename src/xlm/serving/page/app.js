@@ -57,6 +57,14 @@ function heat(rows, columns, values) {
 
 const SIMILAR = ["The weather is nice today.\nIl fait beau aujourd'hui.\nالطقس جميل اليوم.\nआज मौसम अच्छा है।\n今天天气很好。\nวันนี้อากาศดี\nI would like a cup of coffee."];
 const ARTICLE = "Marie Curie was born in Warsaw in 1867. She moved to Paris to study physics and won the Nobel Prize in 1903.";
+// What a translation begins from, by the language's code.
+const HELLO = {
+  ar: "صباح الخير! كيف حالك؟", bg: "Добро утро! Как си?", cs: "Dobré ráno! Jak se máš?", de: "Guten Morgen! Wie geht es dir?", el: "Καλημέρα! Τι κάνεις;",
+  en: "Good morning! How are you?", es: "¡Buenos días! ¿Cómo estás?", fi: "Hyvää huomenta! Mitä kuuluu?", fr: "Bonjour ! Comment vas-tu ?", hi: "सुप्रभात! आप कैसे हैं?",
+  it: "Buongiorno! Come stai?", ja: "おはようございます。お元気ですか。", nl: "Goedemorgen! Hoe gaat het?", pl: "Dzień dobry! Jak się masz?", pt: "Bom dia! Como está?",
+  ro: "Bună dimineața! Ce mai faci?", ru: "Доброе утро! Как дела?", tr: "Günaydın! Nasılsın?", zh: "早上好！你好吗？",
+};
+const sides = (side) => [...new Set((info.directions ?? []).map((pair) => pair[side]))];
 const TASKS = {
   "fill-mask": {
     title: "Fill masks", fields: [["inputs", "Texts with <mask>, one a line", 3]],
@@ -106,6 +114,13 @@ const TASKS = {
     body: (v) => ({ prompt: v.prompt, choices: lines(v.choices) }),
     show: (found, v) => [bars(found.probabilities.map((p, i) => ({ name: lines(v.choices)[i], value: p })))],
   },
+  translate: {
+    title: "Translate", fields: [["inputs", "Texts, one a line", 3], ["source", "From", 1, () => sides(0)], ["target", "To", 1, () => sides(1)]], examples: [["", "", ""]],
+    body: (v) => ({ inputs: lines(v.inputs), source: v.source.trim() || null, target: v.target.trim() || null }),
+    show: (found) => found.flatMap((one) => [
+      el("p", { class: "quiet", dir: "auto", text: one.text }),
+      el("p", { class: "text", dir: "auto", ...(one.target ? { lang: one.target } : {}), text: one.translation })]),
+  },
   tokenize: {
     title: "Tokens", fields: [["inputs", "Text", 3]], examples: [["Internationalisation, ภาษาไทย, 你好世界, مرحبا بالعالم 👩‍👩‍👧"], ["नमस्ते दुनिया"]],
     body: (v) => ({ inputs: v.inputs }),
@@ -136,9 +151,14 @@ function open(name, focus) {
     if (chosen && focus) tab.focus();
   }
   const { fields, examples } = TASKS[name];
-  $("fields").replaceChildren(...fields.map(([field, label, rows]) =>
-    el("label", { class: "field" }, el("span", { text: label }), el("textarea", { id: "field-" + field, dir: "auto", rows, required: "", spellcheck: "false" }))));
-  $("examples").replaceChildren(...examples.map((example, n) => el("option", { value: n, text: [...lines(example[0])[0]].slice(0, 32).join("") })));
+  $("fields").replaceChildren(...fields.map(([field, label, rows, choices]) => {
+    const known = choices?.() ?? [], id = "field-" + field;
+    const needed = choices ? {} : { required: "" };
+    const input = known.length ? el("select", { id }, ...known.map((value) => el("option", { value, text: value })))
+      : el("textarea", { id, dir: "auto", rows, ...needed, spellcheck: "false" });
+    return el("label", { class: "field" }, el("span", { text: label }), input);
+  }));
+  $("examples").replaceChildren(...examples.map((example, n) => el("option", { value: n, text: [...(lines(example[0])[0] ?? "")].slice(0, 32).join("") + (example.length === 3 ? ` ${example[1]} → ${example[2]}` : "") })));
   fill(examples[0]);
   $("result").replaceChildren();
   $("latency").textContent = "";
@@ -180,6 +200,10 @@ async function describe() {
   }
   if (!$("model").options.length) $("model").replaceChildren(...info.models.map((name) => el("option", { text: name })));
   $("about").textContent = `${info.architecture}, ${info.model_dtype} on ${info.device}, up to ${info.max_input_length} tokens`;
+  if (info.directions?.length) {
+    TASKS.translate.examples = info.directions.map(([from, to]) => [HELLO[from] ?? "", from, to]);
+    if (task === "translate") open(task);
+  }
   let first = null;
   for (const tab of $("tabs").children) {
     const able = info.tasks.includes(TASKS[tab.dataset.task].task ?? tab.dataset.task) || tab.dataset.task === "tokenize";

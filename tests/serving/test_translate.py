@@ -1,0 +1,72 @@
+"""Translations behind the server: the engine's own, refused by name, given up when nobody waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import toytasks
+import xlm
+from xlm.serving.scheduler import Abandoned, Ticket, current_ticket
+from xlm.serving.served import still_wanted
+
+from .conftest import running
+from .test_routes import post
+
+TEXTS = ["the film was good .", "Ana was in Rome"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toytasks.translator(tmp_path_factory.mktemp("mt"), directions=[["de", "en"], ["en", "de"]])
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with running({"mt": xlm.load(folder), "mini": xlm.load()}) as url:
+        yield url
+
+
+def test_translations_are_the_engines(address: str, folder: Path) -> None:
+    want = xlm.load(folder).translate(TEXTS, "en", num_beams=2)
+    assert post(address, "/translate", inputs=TEXTS, target="en", num_beams=2).json() == want
+    single = post(address, "/translate", model="mt", inputs=TEXTS[0], source="de", target="en", num_beams=2).json()
+    assert single == want[:1]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"inputs": "x", "target": "fr"}, "target='fr': this model translates de-en, en-de"),
+        ({"inputs": "x"}, "target is missing"),
+        ({"inputs": " ", "target": "en"}, "the text is empty"),
+        ({"inputs": "x", "target": "en", "model": "mini"}, "it cannot translate, but fill-mask, embed"),
+        ({"inputs": "x", "target": "en", "num_beams": 99}, "less than or equal to 16"),
+    ],
+)
+def test_bad_requests_are_named(address: str, body: dict, words: str) -> None:
+    answer = post(address, "/translate", **body)
+    assert answer.status_code in (400, 413, 422) and words in answer.text
+
+
+def test_a_translation_that_nobody_waits_for_is_given_up(folder: Path) -> None:
+    ticket = Ticket()
+    still_wanted(1)
+    current_ticket.set(ticket)
+    engine = xlm.load(folder)
+    done: list[int] = []
+
+    def tell(count: int) -> None:
+        done.append(count)
+        still_wanted(count)
+
+    try:
+        assert engine.translate(TEXTS, "en", num_beams=1, progress=tell)
+        assert done[-1] == len(TEXTS)
+        ticket.cancel()
+        with pytest.raises(Abandoned, match="texts were done"):
+            engine.translate(TEXTS, "en", num_beams=1, progress=still_wanted)
+    finally:
+        current_ticket.set(None)
