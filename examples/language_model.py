@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Ask before and after training, and return the scores."""
     question = ["The bee flies to the <mask>."]
     given = options(__doc__ or "", ROWS, arguments)
-    outcome = xlm.finetune("fill", **{**given, "batch": 1})
+    outcome = xlm.finetune("fill", **{**given, "batch": 1, "data": {"max_tokens": 32}})
     for name, engine in (("before", xlm.load(given["model"])), ("after", xlm.load(outcome.model))):
         guesses = engine.fill_mask(question, top_k=5)[0]["masks"][0]
         print(f"{name:7}", "  ".join(f"{guess['token']} {guess['probability']:.2f}" for guess in guesses))

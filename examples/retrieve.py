@@ -17,14 +17,24 @@ CAPITALS = {
     "Peru": "Lima",
     "Norway": "Oslo",
     "Italy": "Rome",
+    "Japan": "Tokyo",
+    "Egypt": "Cairo",
+    "Spain": "Madrid",
+    "Turkey": "Ankara",
+    "Russia": "Moscow",
+    "China": "Beijing",
 }
+NAMES = list(CAPITALS)
 ROWS = [
     {
         "query": f"capital of {country}",
-        "positive": f"{city} is the capital of {country}.",
-        "negatives": [f"{country} has many rivers and mountains."],
+        "positive": f"{CAPITALS[country]} is the capital of {country}.",
+        "negatives": [
+            f"{country} has many rivers and mountains.",
+            *(f"{CAPITALS[other]} is the capital of {other}." for other in NAMES[number - 3 : number]),
+        ],
     }
-    for country, city in CAPITALS.items()
+    for number, country in enumerate(NAMES)
 ]
 
 

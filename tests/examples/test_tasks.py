@@ -19,6 +19,7 @@ CASES = {
     "choose": ("accuracy", 0.6, 6),
     "retrieve": ("mrr", 0.6, 8),
     "language_model": ("top1", 0.2, 10),
+    "generate": ("top1", 0.3, 10),
 }
 
 
