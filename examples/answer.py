@@ -48,9 +48,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     for found in engine.answer(questions, [context] * 3, top_k=2, unanswerable=True):
         print(found["question"])
         for answer in found["answers"]:
-            print(
-                f"  {answer['probability']:.2f}  {answer['start']}-{answer['end']}  {answer['text'] or '(no answer)'}"
-            )
+            place = f"{answer['start']}-{answer['end']}"
+            print(f"  {answer['probability']:.2f}  {place}  {answer['text'] or '(no answer)'}")
     return outcome.scores
 
 
