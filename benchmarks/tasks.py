@@ -100,16 +100,16 @@ RUNS = (
     Run("mining", None, (), (Exam("bucc"),), about="the model as it is: margin scores with 4 neighbours"),
     Run(
         "codah", "choose", ("choice/codah/en.train.jsonl.gz",), (Exam("codah"),), None,
-        {"epochs": 3, **DROPOUT}, about="English: 1,633 questions",
+        {"epochs": 2, **DROPOUT, "data": {"limit": 400}}, about="English: 400 questions",
     ),
     Run(
         "copa", "choose", ("choice/copa/en.train.jsonl.gz",), (Exam("copa"), Exam("xcopa", limit=150)),
-        "choice/copa/en.val.jsonl.gz", {"epochs": 6, **DROPOUT}, after="codah",
-        about="CODAH, then English COPA: 400 questions",
+        "choice/copa/en.val.jsonl.gz", {"epochs": 4, **DROPOUT}, after="sentences",
+        about="translations, then English COPA: 400 questions",
     ),
     Run(
-        "paws", "classify", ("pairs/pawsx/en.jsonl.gz",), (Exam("pawsx"),), "pairs/pawsx/en.jsonl.gz",
-        {"epochs": 6, **DROPOUT, "data": SPLIT}, after="sentences",
+        "paws", "classify", ("pairs/pawsx/en.jsonl.gz",), (Exam("pawsx", limit=150),), "pairs/pawsx/en.jsonl.gz",
+        {"epochs": 4, **DROPOUT, "data": SPLIT}, after="sentences",
         about="translations, then English: 485 pairs, where the papers have 49,401",
     ),
     Run(
