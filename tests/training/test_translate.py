@@ -22,7 +22,7 @@ from xlm.training.finetune_recipe import load_finetune
 from xlm.training.translate_data import read_corpora
 from xlm.training.translate_recipe import Weights, make_translate
 from xlm.training.translate_steps import Batches, passes
-from xlm.training.translate_trainer import Translator
+from xlm.training.translate_trainer import Translator, forbidding, foreign_tokens
 from xlm.training.translate_trainer import translate as translated
 
 RECIPES = [
@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write("en.txt", [pair[0] for pair in pairs[:100]])
     write("fr.txt", [pair[1] for pair in pairs[100:200]])
     train_sentencepiece({"en": folder / "en.txt", "fr": folder / "fr.txt"}, 56, folder / "xlm", 0.5)
-    tokenizer = xlm.AutoTokenizer.from_pretrained(folder / "xlm")
+    tokenizer = xlm.XLMRobertaTokenizer.from_pretrained(folder / "xlm")
     torch.manual_seed(0)
     config = xlm.XLMConfig(
         vocab_size=len(tokenizer), emb_dim=32, n_layers=1, n_heads=2, max_position_embeddings=40,
@@ -68,7 +68,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_index=0, eos_index=2, pad_index=1, unk_index=3, mask_index=len(tokenizer) - 1,
     )  # fmt: skip
     xlm.XLMWithLMHeadModel(config).save_pretrained(folder / "xlm")
-    tokenizer.save_pretrained(folder / "xlm")
     return folder
 
 
@@ -315,3 +314,39 @@ def test_new_weights_have_the_same_shapes_and_nothing_learnt(data: Path) -> None
     assert {name: p.shape for name, p in old.named_parameters()} == {
         name: p.shape for name, p in new.named_parameters()
     }
+
+
+def test_an_xlm_with_a_sentencepiece_vocabulary_opens_with_it(data: Path) -> None:
+    """The fixture's folder holds what training a vocabulary and a model wrote, side by side."""
+    assert type(xlm.AutoTokenizer.from_pretrained(data / "xlm")).__name__.startswith("XLMRobertaTokenizer")
+
+
+def test_back_translations_keep_to_the_words_of_their_language(data: Path) -> None:
+    made = worker(data, unsupervised(data, back={"own": 0.5}))
+    foreign = set(made._foreign["fr"].tolist())
+    assert 0 < len(foreign) < made.model.config.vocab_size
+    job = next(job for job in made.jobs if str(job) == "bt_en-fr-en")
+    bias = made.model.get_output_embeddings().bias
+    before = bias.detach().clone()
+    with torch.no_grad():
+        bias[sorted(foreign)] += 50.0  # what it would write if it were let
+    (one,) = made._passes(job, 0)
+    assert not foreign & set(one.source.ids.tolist())
+    with torch.no_grad():
+        bias[sorted(foreign)] -= 50.0
+    assert torch.allclose(bias, before)
+
+
+def test_foreign_tokens_are_those_that_another_language_has_more_of() -> None:
+    texts = {"a": [np.array([4, 4, 5, 6])], "b": [np.array([5, 5, 5, 6])]}
+    found = foreign_tokens(texts, 8, 0.5)
+    assert found["a"].tolist() == [5] and found["b"].tolist() == [4]
+
+
+def test_a_head_without_bias_cannot_be_kept_from_tokens() -> None:
+    class Bare:
+        def get_output_embeddings(self) -> torch.nn.Linear:
+            return torch.nn.Linear(2, 5, bias=False)
+
+    with pytest.raises(ConfigError, match=r"back\.own"), forbidding(Bare(), np.array([1])):
+        raise AssertionError

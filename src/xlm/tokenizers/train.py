@@ -17,6 +17,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from xlm import atomic
 from xlm.errors import ConfigError, DataError, OutputError
 
 MODEL_FILE = "sentencepiece.bpe.model"
@@ -146,6 +147,8 @@ def train_sentencepiece(
             with open(f"{prefix}.model", "rb") as written:
                 os.fsync(written.fileno())
             os.replace(f"{prefix}.model", model)
+        # Without it a folder of an XLM model would be taken for one with XLM's own byte-pair files.
+        atomic.write_json(out / "tokenizer_config.json", {"tokenizer_class": "XLMRobertaTokenizer"})
     except OSError as error:
         raise OutputError(f"out {out}: cannot be written: {error}") from error
     return TrainingReport(

@@ -90,11 +90,16 @@ class Weights:
 
 @dataclass(frozen=True)
 class BackTranslation:
-    """How the model translates for ``bt``: greedily, as XLM does, or sampling at a temperature."""
+    """How the model translates for ``bt``: greedily, as XLM does, or sampling at a temperature.
+
+    ``own`` above 0 keeps a translation to the words of its language, so that close languages do not settle for copying: a
+    token is written only if it is at least this many times as frequent in the language's text as in any other's.
+    """
 
     temperature: float | None = bounded(None, above=0.0)
     factor: float = bounded(1.3, above=0.0)  # a translation has at most this many times the source's tokens
     extra: int = bounded(5, low=1)  # and so many more
+    own: float = bounded(0.0, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,9 @@ class Translate:
     decoder: str | None = None  # a model that the decoder begins as; None: as the encoder
     pretrained: bool = True  # False: the same model with new weights, to compare
     share_embeddings: bool = True
-    cross_attention: Literal["new", "self"] = "new"  # begins with new weights, as XLM's, or with those of self-attention
+    cross_attention: Literal["new", "self"] = (
+        "new"  # begins with new weights, as XLM's, or with those of self-attention
+    )
     train: str | list[str] = field(default_factory=list)  # pairs
     text: str | list[str] = field(default_factory=list)  # sentences of one language
     eval: str | list[str] = field(default_factory=list)  # pairs, scored both ways

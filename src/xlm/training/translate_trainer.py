@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from xlm.batches.batch import Batch
 from xlm.data.noise import Words
 from xlm.data.random import keyed, torch_seed
-from xlm.errors import InputError
+from xlm.errors import ConfigError, InputError
 from xlm.tasks.translate import Ids, Sentences
 from xlm.training.cpu import make_fast
 from xlm.training.fused import retire_gradient
@@ -59,6 +60,38 @@ def translate(
     return found
 
 
+@contextmanager
+def forbidding(model: Any, tokens: Ids | None) -> Iterator[None]:
+    """Let the model write none of some tokens, for the time being.
+
+    Raises:
+        ConfigError: its head has no bias to say so with.
+    """
+    if tokens is None or not len(tokens):
+        yield
+        return
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is None:
+        raise ConfigError("back.own: the model's head has no bias, so tokens cannot be kept from it")
+    with torch.no_grad():
+        index = torch.from_numpy(tokens).to(bias.device)
+        before = bias[index].clone()
+        bias[index] = -1e9
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            bias[index] = before
+
+
+def foreign_tokens(texts: Mapping[str, Sequence[Ids]], size: int, share: float) -> dict[str, Ids]:
+    """The tokens of every language's text that are rarer in it than ``share`` times their frequency in another's."""
+    counts = {name: np.bincount(np.concatenate(of), minlength=size) for name, of in texts.items()}
+    rates = {name: count / max(int(count.sum()), 1) for name, count in counts.items()}
+    highest = np.max(list(rates.values()), axis=0)
+    return {name: np.flatnonzero(rate < share * highest) for name, rate in rates.items()}
+
+
 def _rectangles(widths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
     """Consecutive groups of falling widths whose rectangle holds at most ``tokens``."""
     groups: list[tuple[int, int]] = []
@@ -96,6 +129,9 @@ class Translator:
         tokenizer = sentences.tokenizer
         self._words = Words(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
         self._mask_id = int(tokenizer.mask_token_id)
+        self._foreign: dict[str, Ids] = {}
+        if recipe.back.own and any(job.kind == "bt" for job in self.jobs):
+            self._foreign = foreign_tokens(corpora.texts, int(model.config.vocab_size), recipe.back.own)
         self._sources = {job: self._source(job, corpora) for job in self.jobs}
         self._batches = {
             job: Batches([len(pair[1]) + 2 for pair in self._sources[job]], recipe.batch_tokens, recipe.seed, str(job))
@@ -164,18 +200,19 @@ class Translator:
         elif job.kind == "bt":
             back = recipe.back
             sampling: dict[str, Any] = {"do_sample": True, "temperature": back.temperature} if back.temperature else {}
-            read = translate(
-                self.model,
-                sentences,
-                [ids for ids, _ in pairs],
-                job.written,
-                job.read,
-                recipe.micro_tokens,
-                factor=back.factor,
-                extra=back.extra,
-                num_beams=1,
-                **sampling,
-            )
+            with forbidding(self.model, self._foreign.get(job.read)):
+                read = translate(
+                    self.model,
+                    sentences,
+                    [ids for ids, _ in pairs],
+                    job.written,
+                    job.read,
+                    recipe.micro_tokens,
+                    factor=back.factor,
+                    extra=back.extra,
+                    num_beams=1,
+                    **sampling,
+                )
         else:
             read = [ids for ids, _ in pairs]
         return passes(
