@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from xlm.errors import CheckpointError
 from xlm.tokenizers import XLMTokenizer, xlm_words
 
 TEXTS = {
@@ -52,3 +57,52 @@ def test_every_text_has_offsets_inside_it(lang: str, xlm: XLMTokenizer) -> None:
         row = xlm(text, lang=lang, return_offsets_mapping=True)
         assert all(0 <= start <= end <= len(text) for start, end in row["offset_mapping"])
         assert xlm([text], lang=lang)["input_ids"] == [row["input_ids"]]
+
+
+class FakeKytea:
+    """The interface of ``Mykytea.Mykytea`` (0.1.11), with runs of one script for words."""
+
+    def __init__(self, options: str) -> None:
+        name = options.removeprefix("-model ")
+        if options == name or not Path(name).is_file():
+            raise RuntimeError(f"Could not open model file {name}")
+
+    def getWS(self, text: str) -> tuple[str, ...]:
+        assert isinstance(text, str) and text.isprintable()
+        return tuple(re.findall(r"[\u4e00-\u9fff々]+|[\u3041-\u309f]+|[\u30a1-\u30ffー]+|\w+|[^\w\s]", text))
+
+
+def test_japanese_goes_through_kytea(xlm: XLMTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "model.bin"
+    model.write_bytes(b"a model")
+    monkeypatch.setitem(sys.modules, "Mykytea", SimpleNamespace(Mykytea=FakeKytea))
+    monkeypatch.setenv("KYTEA_MODEL", str(model))
+    xlm_words._kytea.cache_clear()
+    try:
+        text = "吾輩は ＡＢＣ猫である。\n名前“まだ”無い！ <special1>"
+        # The marks are made plain and what cannot be printed is gone before KyTea sees the text.
+        assert xlm_words.segmented("吾輩は。\n名前“まだ”", "ja") == ["吾輩", "は", ".", "名前", '"', "まだ", '"']
+        row = xlm(text, lang="ja", return_offsets_mapping=True, add_special_tokens=False)
+        assert row["input_ids"] == xlm([text], lang="ja", add_special_tokens=False)["input_ids"][0]
+        assert row["input_ids"][-1] == xlm.mask_token_id and row["offset_mapping"][-1] == (len(text) - 10, len(text))
+        spans: dict[int, tuple[int, int]] = {}
+        for word, (start, end) in zip(row.word_ids(), row["offset_mapping"], strict=True):
+            spans[word] = (min(start, spans.get(word, (start, end))[0]), max(end, spans.get(word, (start, end))[1]))
+        found = [text[start:end] for start, end in spans.values()]
+        assert found[:2] == ["吾輩", "は"] and {"名前", "“", "まだ", "”", "無", "い", "！"} <= set(found)
+        assert row["input_ids"] != xlm(text, add_special_tokens=False)["input_ids"]
+    finally:
+        xlm_words._kytea.cache_clear()
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_kytea_without_its_model(
+    real: bool, xlm: XLMTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if real:
+        pytest.importorskip("Mykytea")
+    else:
+        monkeypatch.setitem(sys.modules, "Mykytea", SimpleNamespace(Mykytea=FakeKytea))
+    monkeypatch.setenv("KYTEA_MODEL", str(tmp_path / "absent.bin"))
+    with pytest.raises(CheckpointError, match=r"absent\.bin.*KYTEA_MODEL"):
+        xlm("猫", lang="ja")

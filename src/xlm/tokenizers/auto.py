@@ -8,7 +8,8 @@ from typing import Any
 from xlm.errors import CheckpointError
 from xlm.hub import resolve, take_hub_options
 from xlm.tokenizers.base import Tokenizer
-from xlm.tokenizers.persist import CONFIG_FILE, PATTERNS, read_json
+from xlm.tokenizers.jsonfiles import read_json
+from xlm.tokenizers.persist import CONFIG_FILE, PATTERNS
 from xlm.tokenizers.xlm import XLMTokenizer
 from xlm.tokenizers.xlm_roberta import XLMRobertaTokenizer
 from xlm.tokenizers.xlm_roberta_fast import XLMRobertaTokenizerFast

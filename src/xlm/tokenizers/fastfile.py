@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from xlm import atomic
 from xlm.errors import CheckpointError
 from xlm.tokenizers import proto
 from xlm.tokenizers.added import AddedToken
-from xlm.tokenizers.persist import read_json
+from xlm.tokenizers.jsonfiles import read_head, read_json
 from xlm.tokenizers.unigram import Unigram
 
 _HEAD = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -37,29 +36,9 @@ def _steps(value: Any) -> list[dict[str, Any]]:
     return [step for part in inner for step in _steps(part)] if isinstance(inner, list) else [value]
 
 
-# What stands behind the vocabulary where the file is laid out as the reference lays it out: the model is the last key.
-_TAIL = re.compile(r"\]\s*\]\s*(,\s*\"byte_fallback\"\s*:\s*(true|false)\s*)?\}\s*\}\s*\Z")
-
-
-def _head(path: Path) -> Any:
-    """The file without its vocabulary, which is nearly all of it and need not be parsed where only the rest is wanted."""
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return read_json(path)
-    key, bracket = text.find('"vocab":'), text.find("[", text.find('"vocab":'))
-    # In a string the quotes would be escaped, so that this is a key; of another layout the whole file is parsed.
-    if key < 0 or not _TAIL.search(text, max(key, len(text) - 256)):
-        return read_json(path)
-    try:
-        return json.loads(text[: bracket + 1] + "]}}")
-    except json.JSONDecodeError:
-        return read_json(path)
-
-
 def read(path: Path, with_model: bool) -> Parts:
     """Raises ``CheckpointError`` when the file is not XLM-R's: another kind of model, or other first tokens."""
-    content = read_json(path) if with_model else _head(path)
+    content = read_json(path) if with_model else read_head(path)
     model = content.get("model") if isinstance(content, dict) else None
     if (
         not isinstance(model, dict)

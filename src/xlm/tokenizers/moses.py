@@ -130,14 +130,18 @@ def _class(*names: str) -> str:
 @lru_cache(maxsize=1)
 def _prefixes() -> dict[str, tuple[frozenset[str], frozenset[str]]]:
     """``lang -> (abbreviations, those that hold before numbers only)``."""
-    found: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+    found: dict[str, list[str]] = {}
     for line in resources.files("xlm.assets").joinpath("moses/prefixes.txt").read_text("utf-8").splitlines():
-        if line.startswith("#"):
-            continue
-        lang, _, words = line.partition(": ")
-        numeric = frozenset(word[:-1] for word in words.split() if word.endswith("#"))
-        found[lang] = frozenset(word for word in words.split() if not word.endswith("#")), numeric
-    return found
+        head, _, words = line.partition(": ")
+        if not line.startswith("#"):
+            found.setdefault(head.split()[0], []).extend(words.split())
+    return {
+        lang: (
+            frozenset(word for word in words if not word.endswith("#")),
+            frozenset(word[:-1] for word in words if word.endswith("#")),
+        )
+        for lang, words in found.items()
+    }
 
 
 _DOTS = re.compile(r"\.{2,}")

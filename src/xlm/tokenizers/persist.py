@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,6 +10,7 @@ from xlm import atomic
 from xlm.errors import CheckpointError, InputError, OutputError
 from xlm.hub import resolve, take_hub_options
 from xlm.tokenizers.added import AddedToken
+from xlm.tokenizers.jsonfiles import read_head, read_json
 
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
@@ -28,16 +28,6 @@ _NOT_SETTINGS = (
     "is_local",
     "processor_class",
 )
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file; ``CheckpointError`` names the file and the place of the fault."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -145,7 +135,7 @@ class Persistence:
             for token, index in read_json(folder / ADDED_FILE).items():
                 decoder[int(index)] = AddedToken(token, special=token in names, normalized=token not in names)
         if (folder / FAST_FILE).is_file():
-            for token in read_json(folder / FAST_FILE).get("added_tokens", []):
+            for token in read_head(folder / FAST_FILE).get("added_tokens", []):
                 decoder[int(token["id"])] = AddedToken.of(token)
         return decoder
 

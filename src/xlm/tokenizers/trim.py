@@ -25,7 +25,8 @@ from xlm.errors import CheckpointError, InputError
 from xlm.tokenizers import proto
 from xlm.tokenizers.auto import AutoTokenizer
 from xlm.tokenizers.bpe import END
-from xlm.tokenizers.persist import ADDED_FILE, CONFIG_FILE, FAST_FILE, read_json
+from xlm.tokenizers.jsonfiles import read_json
+from xlm.tokenizers.persist import ADDED_FILE, CONFIG_FILE, FAST_FILE
 from xlm.tokenizers.unigram import SPACE
 
 Ids = NDArray[np.int64]

@@ -22,7 +22,7 @@ from xlm.tokenizers.aligned import Aligned
 from xlm.tokenizers.base import Finished, Tokenizer
 from xlm.tokenizers.bpe import BPE, END, read_merges
 from xlm.tokenizers.bpe_batch import BatchBPE
-from xlm.tokenizers.persist import read_json
+from xlm.tokenizers.jsonfiles import read_json
 from xlm.tokenizers.rows import Detail, Template
 from xlm.tokenizers.unigram import clean
 from xlm.tokenizers.xlm_ids import ChunkIds, Part

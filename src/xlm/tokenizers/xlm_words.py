@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xlm.errors import MissingExtraError
+from xlm.errors import CheckpointError, MissingExtraError
 from xlm.tokenizers import moses
 from xlm.tokenizers.aligned import Aligned, join
 
@@ -46,11 +46,15 @@ def pipeline(text: Any, lang: str) -> Any:
     return printable(moses.normalize_punctuation(moses.replace_unicode_punctuation(text), lang))
 
 
-@lru_cache(maxsize=1)
-def _kytea() -> Any:
+@lru_cache(maxsize=2)
+def _kytea(model: str) -> Any:
     package = _package("Mykytea", "ja")
-    model = os.environ.get("KYTEA_MODEL", os.path.expanduser("~/local/share/kytea/model.bin"))
-    return package.Mykytea(f"-model {model}")
+    try:
+        return package.Mykytea(f"-model {model}")
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"lang='ja' needs a model of KyTea: {error}; KYTEA_MODEL names its file (phontron.com/kytea has some)"
+        ) from error
 
 
 def _locate(text: Any, words: list[str]) -> list[Any]:
@@ -93,7 +97,8 @@ def segmented(text: Any, lang: str) -> list[Any]:
     if lang == "th":
         return _locate(text, list(_package("pythainlp.tokenize", "th").word_tokenize(moses.plain(text))))
     if lang == "ja":
-        return _locate(text, list(_kytea().getWS(moses.plain(text))))
+        model = os.environ.get("KYTEA_MODEL", os.path.expanduser("~/local/share/kytea/model.bin"))
+        return _locate(text, list(_kytea(model).getWS(moses.plain(text))))
     return moses.tokenizer(lang).words(_romanian(text, lang))
 
 
