@@ -108,3 +108,13 @@ def test_command(
     assert "in.txt:2: 702 tokens" in capfd.readouterr().err
     assert main(["translate", "good"]) == 1
     assert "--model is missing" in capfd.readouterr().err
+
+
+def test_what_holds_one_model_refuses_two(folder: Path, tmp_path: Path) -> None:
+    from xlm.inference import export, quantize
+
+    with pytest.raises(xlm.InputError, match="is an encoder-decoder: folders in int8 hold one model"):
+        quantize.write(folder, tmp_path / "int8")
+    with pytest.raises(xlm.InputError, match="export models of one side"):
+        export.export(folder, tmp_path / "onnx")
+    assert not list(tmp_path.iterdir())

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from xlm.assets import bundled_folder
 from xlm.atomic import make_folder, need_space
-from xlm.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
+from xlm.errors import CheckpointError, ConfigError, InputError, MissingExtraError, OutputError
 from xlm.hub import resolve
 from xlm.inference.layered import LayerStates, run_layer_by_layer
 from xlm.inference.loading import load_documented
@@ -115,6 +115,8 @@ def export(
     make_folder(out.parent, "out")
     folder = bundled_folder() if path_or_name is None else Path(resolve(path_or_name))
     model = load_documented(folder, torch.float16 if dtype == "float16" else torch.float32)
+    if model.config.is_composition:
+        raise InputError(f"{folder} is an encoder-decoder, whose search no graph holds: export models of one side")
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     need_space(out.parent, 2 * size, size)
     cases = [_example(model, batch, length) for batch, length in ((2, 8), (1, 5), (3, 17))]

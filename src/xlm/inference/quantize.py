@@ -226,6 +226,8 @@ def write(folder: Path, out: Path, rows: Sequence[Sequence[int]] = ()) -> None:
         rows: ids of texts to calibrate with; none: every row of activations gets its own scale.
     """
     config = AutoConfig.from_pretrained(folder)
+    if config.is_composition:
+        raise InputError(f"{folder} is an encoder-decoder: folders in int8 hold one model; load it with dtype='int8'")
     model = documented_model(folder, config).eval()
     fixed = calibrate(model, rows) if rows else {}
     stored = stored_names(model)
