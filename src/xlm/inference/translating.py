@@ -98,7 +98,7 @@ class Translates:
             if progress is not None:
                 progress(end)
             for index, row in zip(members, made, strict=True):
-                found[index] = sentences.text(sentences.written(row))
+                found[index] = sentences.text(sentences.written(row), target)
         return [
             {"text": text, "translation": made, "source": source, "target": target}
             for text, made in zip(texts, found, strict=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xlm.errors import InputError
+from xlm.tokenizers.detokenize import detokenize
 
 Ids = NDArray[np.int64]
 
@@ -84,6 +85,7 @@ class Sentences:
         ids = ids[: ids.index(self.end)] if self.end in ids else ids
         return np.asarray([token for token in ids if token not in self._special], np.int64)
 
-    def text(self, ids: Ids | Sequence[int]) -> str:
-        """Ids without special tokens as text."""
-        return str(self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)).strip()
+    def text(self, ids: Ids | Sequence[int], language: str | None = None) -> str:
+        """Ids without special tokens as text; words that were separated by a language's rules are joined by them again."""
+        text = str(self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)).strip()
+        return detokenize(text.split(), language) if "lang" in self.tokenizer.TEXT_OPTIONS else text

@@ -277,12 +277,14 @@ class Translator:
             sides = [[row[side] for row in rows] for side in (0, 1)]
             for source, target, read, wanted in ((a, b, *sides), (b, a, *sides[::-1])):
                 made = self._translated(self.sentences.encode(read, source), source, target)
-                directions[f"bleu_{source}-{target}"] = _bleu([self.sentences.text(ids) for ids in made], wanted)
+                directions[f"bleu_{source}-{target}"] = _bleu(
+                    [self.sentences.text(ids, target) for ids in made], wanted
+                )
         for one, texts in corpora.eval_texts.items():
             for other in [name for name in corpora.eval_texts if name != one]:
                 there = self._translated(self.sentences.encode(texts, one), one, other)
                 back = self._translated(there, other, one)
-                trips[f"roundtrip_{one}-{other}-{one}"] = _bleu([self.sentences.text(ids) for ids in back], texts)
+                trips[f"roundtrip_{one}-{other}-{one}"] = _bleu([self.sentences.text(ids, one) for ids in back], texts)
         means = {"bleu": directions, "roundtrip": trips}
         found = {name: sum(of.values()) / len(of) for name, of in means.items() if of}
         return found | directions | trips
