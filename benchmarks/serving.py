@@ -3,13 +3,13 @@
     python benchmarks/serving.py prepare --texts FILE…              once: models, texts, their vectors in float32
     python benchmarks/serving.py dtypes                             which dtypes of which server keep a cosine of 0.999
     python benchmarks/serving.py saturate SERVER --dtype D          closed loop: requests a second, the best of --clients
-    python benchmarks/serving.py latency SERVER --dtype D --rates…  open loop, Poisson arrivals: p50, p95, p99
+    python benchmarks/serving.py latency SERVER --dtype D           open loop, Poisson arrivals: p50, p95, p99
     python benchmarks/serving.py clients --minutes 5                1,000 clients at once, every body checked; memory
     python benchmarks/serving.py abandon                            4,000 requests whose clients hang up
     python benchmarks/serving.py startup                            beside `import torch` and a cold read of the weights
     python benchmarks/serving.py report --table T.md --plot P.png   what --json holds
 
-SERVER is xlm, infinity, or sentence-transformers: a FastAPI app on uvicorn that calls `SentenceTransformer.encode` in a
+SERVER is xlm, infinity, or sentence-transformers: a Starlette app on uvicorn that calls `SentenceTransformer.encode` in a
 thread, one call at a time (`benchmarks/serving.py peer`). `benchmarks/serving.py peer-batch FOLDER DTYPE TEXTS.json` times its
 `encode` alone, without HTTP, on all texts at once: a bound for any server built on it. It runs in this Python; infinity,
 which needs older libraries, in the one named by --peers:
@@ -288,31 +288,33 @@ def peer(folder: str, dtype: str, port: int) -> None:
 
     import torch
     import uvicorn
-    from fastapi import FastAPI, Response
-    from orjson import OPT_SERIALIZE_NUMPY, dumps
-    from pydantic import BaseModel
+    from orjson import OPT_SERIALIZE_NUMPY, dumps, loads
     from sentence_transformers import SentenceTransformer
-
-    class Body(BaseModel):
-        input: str | list[str]
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
 
     kind = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[dtype]
     model = SentenceTransformer(folder, device="cpu", model_kwargs={"torch_dtype": kind})
-    app, lock = FastAPI(), threading.Lock()
+    lock = threading.Lock()
 
-    @app.get("/health")
-    def health() -> str:
-        return "ok"
-
-    @app.post("/v1/embeddings")
-    def embeddings(body: Body) -> Response:
-        texts = [body.input] if isinstance(body.input, str) else body.input
+    def encode(texts: list[str]) -> Any:
         with lock:
-            vectors = model.encode(texts, batch_size=32, convert_to_tensor=True).float().numpy()
+            return model.encode(texts, batch_size=32, convert_to_tensor=True, show_progress_bar=False).float().numpy()
+
+    async def health(_: Request) -> Response:
+        return Response("ok")
+
+    async def embeddings(request: Request) -> Response:
+        asked = loads(await request.body())["input"]
+        vectors = await run_in_threadpool(encode, [asked] if isinstance(asked, str) else asked)
         data = [{"index": index, "embedding": vector} for index, vector in enumerate(vectors)]
         return Response(dumps({"data": data}, option=OPT_SERIALIZE_NUMPY), media_type="application/json")
 
-    uvicorn.run(app, port=port, log_level="warning", access_log=False)
+    routes = [Route("/health", health), Route("/v1/embeddings", embeddings, methods=["POST"])]
+    uvicorn.run(Starlette(routes=routes), port=port, log_level="warning", access_log=False)
 
 
 def peer_batch(folder: str, dtype: str, texts_file: str) -> None:
@@ -536,7 +538,7 @@ def latency(options: argparse.Namespace) -> list[dict[str, Any]]:
     found, work = [], Work(options.folder, options.model, options.inputs)
     with serving(options.server, options.dtype, options) as running:
         run(closed_loop(running.port, work, 4, 1, 1))
-        for rate in options.rates:
+        for rate in options.rates or _shares(options):
             row = {
                 "what": "latency", "server": options.server, "model": options.model, "dtype": options.dtype,
                 "inputs": options.inputs,
@@ -547,6 +549,17 @@ def latency(options: argparse.Namespace) -> list[dict[str, Any]]:
             )
             found.append(row)
     return found
+
+
+def _shares(options: argparse.Namespace) -> list[float]:
+    """50, 70 and 90 % of what the best peer did at its best, by --json."""
+    rows = [json.loads(line) for line in options.json.read_text("utf-8").splitlines()]
+    peers = [
+        row["per_s"]
+        for (model, inputs, server), row in best_of(rows).items()
+        if (model, inputs) == (options.model, options.inputs) and server != "xlm"
+    ]
+    return [share * max(peers) for share in (0.5, 0.7, 0.9)]
 
 
 def many_clients(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -764,7 +777,9 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=Path(sys.executable), help="the Python of infinity's venv")
     parser.add_argument("--inputs", type=int, default=1, help="texts a request")
     parser.add_argument("--clients", type=int, nargs="+", default=[32])
-    parser.add_argument("--rates", type=float, nargs="+", default=[10.0])
+    parser.add_argument(
+        "--rates", type=float, nargs="+", help="default: 50, 70, 90 %% of the best peer's saturation in --json"
+    )
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)

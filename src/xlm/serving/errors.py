@@ -76,6 +76,7 @@ def install(app: FastAPI) -> None:
         found.headers.update(error.headers or {})
         return found
 
-    @app.exception_handler(Exception)
-    async def _(request: Request, error: Exception) -> JSONResponse:
-        return answer(request.url.path, 500, f"the model failed: {type(error).__name__}")
+
+def failed(path: str, error: Exception) -> JSONResponse:
+    """The answer to a request that the model, or a fault of this program, let fail."""
+    return answer(path, 500, f"the model failed: {type(error).__name__}")

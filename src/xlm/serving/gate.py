@@ -11,6 +11,7 @@ import hmac
 import json
 import logging
 import time
+import traceback
 import uuid
 import zlib
 from collections.abc import Callable, MutableMapping
@@ -22,6 +23,7 @@ from xlm.serving import errors
 from xlm.serving.settings import Settings
 
 access = logging.getLogger("xlm.serving.access")
+log = logging.getLogger(__name__)
 _OPEN = ("/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico")
 
 
@@ -63,6 +65,11 @@ class Gate:
             await self._admit(scope, receive, timed_send)
         except TimeoutError:  # a client that does not take its answer: the server closes the connection
             status = 499
+        except Exception as error:  # what the error says may hold a text: its kind and place are logged
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("request %s failed: %s\n%s", scope["xlm.id"], type(error).__name__, frames)
+            if status == 499:  # nothing sent yet
+                await errors.failed(scope["path"], error)(scope, receive, timed_send)
         finally:
             seconds = time.monotonic() - started
             route = scope.get("route")

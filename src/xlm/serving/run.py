@@ -80,4 +80,8 @@ def run(
             say(f"{', '.join(engines)} at http://{shown}:{place[1]}  (page: /  interface: /docs  stop: Ctrl-C)")
         await serving
 
-    asyncio.run(main())
+    # The model's thread gives the interpreter up at every operation, and by default waits 5 ms to have it back when the event
+    # loop is busy: a forward of a hundred operations would crawl just when there is most to do.
+    sys.setswitchinterval(0.0005)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(main())
