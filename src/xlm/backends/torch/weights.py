@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from xlm.backends.torch.placement import Placement, need_memory
 from xlm.checkpoints.published import PREFIX, to_ours, to_theirs
@@ -241,6 +242,15 @@ def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     setattr(model.get_submodule(path), last, parameter)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Parameters without memory are not filled: to draw for them, PyTorch would import its compiler, more than a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
     """Load a model: config, then parameters without memory, then one tensor after the other from the mapped files.
 
@@ -289,7 +299,7 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
         kwargs = model_kwargs
     elif isinstance(config, str | os.PathLike):
         config = cls.config_class.from_pretrained(config)
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         model = cls(config, *model_args, **kwargs)
     source: Any = state
     if source is None:
