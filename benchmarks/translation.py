@@ -1,7 +1,9 @@
 """Scores of the translation runs beside copying and word-by-word translation, as a table and a plot.
 
     cd runs/translation; python ../../benchmarks/translation.py --xlm xlm/model --data data --out scores \\
-        --run "unsupervised=unmt" --run "unsupervised, new weights=unmt-random"
+        --run "unsupervised=unmt-1+unmt-2" --run "unsupervised, new weights=unmt-new"
+
+A run may have several parts, each begun from the model before; the last part's model is scored, the plot shows them all.
 
 Word by word: every word becomes the nearest word of the other language's monolingual text, by the cosine of the pretrained
 model's word vectors (the mean of a word's pieces, each language's mean taken away) with CSLS (Lample et al. 2018), which
@@ -83,7 +85,22 @@ def markdown(scores: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(runs: dict[str, Path], lines: dict[str, float], path: Path) -> None:
+def course(parts: list[Path]) -> list[tuple[float, float]]:
+    """(minutes, BLEU of the development set) of a run's parts, one after the other."""
+    found: list[tuple[float, float]] = []
+    before = 0.0
+    for folder in parts:
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+        clock = [(record["step"], record["minutes"]) for record in records if record["kind"] == "train"]
+        for record in records:
+            if record["kind"] == "valid":
+                step, minutes = min(clock, key=lambda one: abs(one[0] - record["step"]))
+                found.append((before + minutes * record["step"] / step, record["bleu"]))
+        before += clock[-1][1]
+    return found
+
+
+def plot(runs: dict[str, list[Path]], lines: dict[str, float], path: Path) -> None:
     """BLEU of the development set by minutes of training, and the baselines as lines."""
     import matplotlib
 
@@ -91,12 +108,8 @@ def plot(runs: dict[str, Path], lines: dict[str, float], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
-    for name, folder in runs.items():
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-        clock = {record["step"]: record["minutes"] for record in records if record["kind"] == "train"}
-        seen = [(clock[r["step"]], r["bleu"]) for r in records if r["kind"] == "valid" and r["step"] in clock]
-        if seen:
-            axes.plot(*zip(*seen, strict=True), marker="o", markersize=3, label=name)
+    for name, parts in runs.items():
+        axes.plot(*zip(*course(parts), strict=True), marker="o", markersize=3, label=name)
     for name, value in lines.items():
         axes.axhline(value, linestyle=":", color="grey")
         axes.text(0, value, f" {name}", fontsize=7, va="bottom", color="grey")
@@ -111,7 +124,7 @@ def main() -> None:
     parser.add_argument("--xlm", type=Path, required=True, help="the pretrained model, for word by word")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/translation/scores"))
-    parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER[+FOLDER]")
     parser.add_argument("--beams", type=int, default=4)
     options = parser.parse_args()
     import xlm
@@ -119,8 +132,9 @@ def main() -> None:
     tokenizer = xlm.AutoTokenizer.from_pretrained(options.xlm)
     model = xlm.AutoModelForMaskedLM.from_pretrained(options.xlm)
     table = model.get_input_embeddings().weight.detach().float().numpy()
-    runs = {name: Path(folder) for name, _, folder in (one.partition("=") for one in options.run)}
-    engines = {name: xlm.load(folder / "model") for name, folder in runs.items()}
+    given = [one.partition("=") for one in options.run]
+    runs = {name: [Path(folder) for folder in folders.split("+")] for name, _, folders in given}
+    engines = {name: xlm.load(parts[-1] / "model") for name, parts in runs.items()}
     scores: dict[str, dict[str, Any]] = {}
     written: dict[str, dict[str, list[str]]] = {}
     for part in ("dev", "test", "flores"):

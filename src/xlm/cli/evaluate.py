@@ -187,12 +187,17 @@ def evaluate_pairs(
             print_json(one.record())
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for at, head in enumerate(("pairs", "direction", "number", "BLEU", "95 %", "chrF", "95 %", "BLEU of copying")):
-        table.add_column(head, justify="left" if at < 2 else "right", no_wrap=True)
+    heads = ("pairs", "direction", "number", "BLEU", "95 %", "chrF", "95 %", "BLEU of copying")
+    rows = []
     for one in found:
-        cells = [f"{rated.score:.1f} {rated.interval[0]:.1f}–{rated.interval[1]:.1f}" for rated in one.scores.values()]
-        copied = f"{one.copying['bleu'].score:.1f}"
-        table.add_row(one.file, f"{one.source}-{one.target}", f"{one.pairs:,}", *" ".join(cells).split(), copied)
+        rated = [(f"{of.score:.1f}", "{:.1f}–{:.1f}".format(*of.interval)) for of in one.scores.values()]
+        row = [one.file, f"{one.source}-{one.target}", f"{one.pairs:,}", *rated[0], *rated[1]]
+        rows.append([*row, f"{one.copying['bleu'].score:.1f}"])
+    for at, head in enumerate(heads):
+        width = max(len(cells[at]) for cells in [heads, *rows])
+        table.add_column(head, justify="left" if at < 2 else "right", min_width=width)
+    for cells in rows:
+        table.add_row(*cells)
     stdout().print(table, width=max(stdout().width, stdout().measure(table).minimum), crop=False)
     for name, rated in found[0].scores.items():
         stderr().print(f"{name}: {rated.signature}", style="dim", soft_wrap=True)
