@@ -276,3 +276,35 @@ except xlm.MissingExtraError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'xlm[jax]'" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["XLMRobertaModel", pytest.param("XLMModel", marks=pytest.mark.slow)])
+def test_rows_in_parts_are_rows_together(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one CPU does with batches whose intermediate results are large, here with small ones."""
+    from xlm.backends.flax import attention, encoder, ops
+
+    head = next(h for h in tiny.HEADS if h.name == name)
+    model = getattr(xlm, f"Flax{name}")(tiny.config(head))
+    ids = np.concatenate([tiny.ids(head).numpy()] * 2)
+    mask = np.ones_like(ids)
+    mask[1:, -3:] = 0
+
+    def states(params: Any) -> Any:
+        return model(ids, attention_mask=mask, params=params)[0]
+
+    def total(params: Any) -> Any:
+        return (states(params) ** 2).sum()
+
+    want, slope = states(model.stacked), jax.grad(total)(model.stacked)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 1)
+    monkeypatch.setattr(encoder, "WIDE_AT_ONCE", 1)
+    assert ops.rows_at_once(6, 10, 35) == 3 and ops.rows_at_once(6, 10, 1) == 1
+    jax.clear_caches()
+    try:
+        have, steep = states(model.stacked), jax.grad(total)(model.stacked)
+    finally:
+        jax.clear_caches()
+    np.testing.assert_allclose(have, want, atol=1e-5, rtol=1e-5)
+    for one, two in zip(jax.tree.leaves(slope), jax.tree.leaves(steep), strict=True):
+        np.testing.assert_allclose(two, one, atol=1e-3, rtol=1e-3)

@@ -43,6 +43,38 @@ def test_greedy_search(which: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(have, want.numpy())
 
 
+BEAMS: list[tuple[str, dict[str, Any]]] = [
+    ("decoder", {"num_beams": 3, "num_return_sequences": 2, "eos_token_id": [7, 11, 13, 17, 20, 21, 30]}),
+    ("decoder", {"num_beams": 4, "length_penalty": 0.3, "early_stopping": True, "eos_token_id": list(range(20, 40))}),
+    ("decoder", {"num_beams": 2, "num_return_sequences": 2, "length_penalty": 2.0, "eos_token_id": []}),
+    ("two directions", {"num_beams": 3, "eos_token_id": list(range(5, 25))}),
+    ("XLM", {"num_beams": 3, "num_return_sequences": 3, "eos_token_id": list(range(5, 25))}),
+]
+
+
+@pytest.mark.parametrize("case", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, len(BEAMS)))])
+def test_beam_search(case: int, tmp_path: Path) -> None:
+    which, options = BEAMS[case]
+    name, changed = MODELS[which]
+    head = BY_NAME[name]
+    model = tiny.model(head, **changed)
+    model.save_pretrained(tmp_path)
+    other = FLAX.load(head, tmp_path)
+    ids = tiny.ids(head, length=4)
+    extra: dict[str, Any] = {"pad_token_id": 1, "max_new_tokens": 6}
+    if which == "decoder":
+        ids[1, :2] = 1
+        extra["attention_mask"] = (ids != 1).int()
+    want = model.generate(ids, do_sample=False, **extra, **options).numpy()
+    extra = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in extra.items()}
+    found = other.generate(ids.numpy(), **extra, **options)
+    have = np.asarray(found.sequences)
+    np.testing.assert_array_equal(have[:, : want.shape[1]], want)
+    assert (have[:, want.shape[1] :] == 1).all()
+    scores = np.asarray(found.scores).reshape(len(ids), -1)
+    assert np.isfinite(scores).all() and (np.diff(scores) <= 0).all()
+
+
 @pytest.mark.slow
 def test_prompts_padded_on_the_left_and_ends(tmp_path: Path) -> None:
     head = BY_NAME["XLMRobertaForCausalLM"]
@@ -101,6 +133,10 @@ def test_sampling_draws_by_its_key(tmp_path: Path) -> None:
         ({"max_length": 21}, "max_length=21: the model has positions for 20 tokens"),
         ({"do_sample": True, "temperature": 0.0}, "temperature=0.0: must be above 0"),
         ({"do_sample": True, "top_p": 1.5}, "top_p=1.5"),
+        ({"num_beams": 0}, "num_beams=0, num_return_sequences=1: at least 1"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences=3: at most num_beams=2"),
+        ({"num_beams": 2, "do_sample": True}, "num_beams=2: Flax models sample without beams"),
+        ({"num_beams": 2, "early_stopping": "never"}, "early_stopping='never'"),
         ({"attention_mask": np.ones((3, 3))}, r"attention_mask of shape \(3, 3\)"),
     ],
 )

@@ -14,10 +14,12 @@ from flax import nnx
 from jax import Array, lax
 
 from xlm.backends.flax.layout import Layout
-from xlm.backends.flax.ops import Embed, LayerNorm, Linear, dropout, fork
+from xlm.backends.flax.ops import Embed, LayerNorm, Linear, dropout, fork, in_parts, rows_at_once
 from xlm.errors import InputError
 from xlm.families.spec import EncoderSpec
 
+SCORES_AT_ONCE = 2**21
+"""Scores that one CPU computes together: 8 MB, of which XLA holds several copies."""
 Cache = dict[str, Array]
 """``cached_key`` and ``cached_value`` (b, places, heads, d) of one layer."""
 
@@ -45,7 +47,8 @@ class SelfAttention(nnx.Module):
         source: tuple[Array, Array | None] | None = None,
         cache: Cache | None = None,
         key: Array | None = None,
-    ) -> tuple[Array, Array, Cache | None]:
+        weights: bool = True,
+    ) -> tuple[Array, Array | None, Cache | None]:
         """Attend.
 
         Args:
@@ -54,30 +57,51 @@ class SelfAttention(nnx.Module):
             source: states (b, k, h) to attend to in cross-attention, and their bias.
             cache: keys and values of earlier tokens; the new ones are written at ``layout.past``.
             key: of attention dropout.
+            weights: whether attention weights are wanted, too.
 
         Returns:
-            states (b, s, n*d), attention weights (b, n, q, k) after dropout and head mask, the cache with the new tokens.
+            states (b, s, n*d), attention weights (b, n, q, k) after dropout and head mask where they are wanted, the
+            cache with the new tokens.
         """
         q, k, v = self._split(self.query(x)), None, None
-        rows = x if source is None else source[0]
-        k, v = self._split(self.key(rows)), self._split(self.value(rows))
+        seen = x if source is None else source[0]
+        k, v = self._split(self.key(seen)), self._split(self.value(seen))
         if cache is not None:
             at = (0, layout.past, 0, 0)
             k = lax.dynamic_update_slice(cache["cached_key"], k.astype(cache["cached_key"].dtype), at)
             v = lax.dynamic_update_slice(cache["cached_value"], v.astype(cache["cached_value"].dtype), at)
             cache = {"cached_key": k, "cached_value": v}
+        bias = layout.bias if source is None else source[1]
+        rows = rows_at_once(q.shape[0], self.heads * q.shape[1] * k.shape[1], SCORES_AT_ONCE)
+        if weights or key is not None or self.relative != "absolute" or rows == q.shape[0]:
+            out, p = self._attend(q, k, v, bias, layout.past, head_mask, key)
+        else:
+            out, p = self._attend_in_parts(q, k, v, bias, head_mask, rows), None
+        return out.reshape(*out.shape[:2], -1), p, cache
+
+    def _attend(
+        self, q: Array, k: Array, v: Array, bias: Array | None, past: Any, head_mask: Array | None, key: Array | None
+    ) -> tuple[Array, Array]:
+        """What the queries (b, q, n, d) find (b, q, n, d), and their weights (b, n, q, k)."""
         scores = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
         if self.relative != "absolute":
-            scores = scores + self._relative(q, k, layout.past)
+            scores = scores + self._relative(q, k, past)
         scores = scores / math.sqrt(self.head_size)
-        bias = layout.bias if source is None else source[1]
         if bias is not None:
             scores = scores + bias
-        p = dropout(jax.nn.softmax(scores, axis=-1).astype(x.dtype), self.dropout, key)
+        p = dropout(jax.nn.softmax(scores, axis=-1).astype(q.dtype), self.dropout, key)
         if head_mask is not None:
             p = p * head_mask.astype(p.dtype)[:, None, None]
-        out = jnp.einsum("bnqk,bknd->bqnd", p, v)
-        return out.reshape(*out.shape[:2], -1), p, cache
+        return jnp.einsum("bnqk,bknd->bqnd", p, v), p
+
+    def _attend_in_parts(
+        self, q: Array, k: Array, v: Array, bias: Array | None, head_mask: Array | None, rows: int
+    ) -> Array:
+        """The same, ``rows`` sequences after others."""
+
+        if bias is None or bias.shape[0] == 1:  # it serves all
+            return in_parts(lambda q, k, v: self._attend(q, k, v, bias, 0, head_mask, None)[0], rows, q, k, v)
+        return in_parts(lambda q, k, v, own: self._attend(q, k, v, own, 0, head_mask, None)[0], rows, q, k, v, bias)
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:2], self.heads, self.head_size)
@@ -113,7 +137,7 @@ class Attention(nnx.Module):
 
     def __call__(
         self, x: Array, layout: Layout, *, key: Array | None = None, **options: Any
-    ) -> tuple[Array, Array, Cache | None]:
+    ) -> tuple[Array, Array | None, Cache | None]:
         """See :meth:`SelfAttention.__call__`."""
         inner_key, outer_key = fork(key, 2)
         norm = self.output.LayerNorm

@@ -16,9 +16,12 @@ from jax import Array, lax
 
 from xlm.backends.flax.attention import Attention, Cache
 from xlm.backends.flax.layout import Layout
-from xlm.backends.flax.ops import LayerNorm, Linear, activation, dropout, fork
+from xlm.backends.flax.ops import LayerNorm, Linear, activation, dropout, fork, in_parts, rows_at_once
 from xlm.errors import InputError
 from xlm.families.spec import EncoderSpec
+
+WIDE_AT_ONCE = 5 * 2**20
+"""Numbers of the wide half of feed-forward blocks that one CPU computes together: 20 MB."""
 
 
 class Intermediate(nnx.Module):
@@ -41,7 +44,7 @@ class Layer(nnx.Module):
 
     def __init__(self, spec: EncoderSpec) -> None:
         self.pre, self.chunk, self.dropout = spec.norm_order == "pre", spec.feed_forward_chunk, spec.ffn_dropout
-        self.act = activation(spec.activation)
+        self.act, self.intermediate_size = activation(spec.activation), spec.intermediate_size
         self.attention = Attention(spec)
         if spec.cross_attention:
             self.crossattention = Attention(spec, cross=True)
@@ -56,22 +59,27 @@ class Layer(nnx.Module):
         source: tuple[Array, Array | None] | None,
         cache: Cache | None,
         key: Array | None,
-    ) -> tuple[Array, Array, Array | None, Cache | None]:
+        weights: bool,
+    ) -> tuple[Array, Array | None, Array | None, Cache | None]:
         """States, self-attention weights, cross-attention weights, cache."""
         own, other, last = fork(key, 3)
-        x, weights, cache = self.attention(x, layout, head_mask=head_mask, cache=cache, key=own)
+        x, p, cache = self.attention(x, layout, head_mask=head_mask, cache=cache, key=own, weights=weights)
         cross = None
         if source is not None:
-            x, cross, _ = self.crossattention(x, layout, head_mask=head_mask, source=source, key=other)
+            options: Any = {"head_mask": head_mask, "source": source, "key": other, "weights": weights}
+            x, cross, _ = self.crossattention(x, layout, **options)
         x = self._feed_forward(x, last)
         if layout.row_mask is not None:
             x = x * layout.row_mask.astype(x.dtype)
-        return x, weights, cross, cache
+        return x, p, cross, cache
 
     def _feed_forward(self, x: Array, key: Array | None) -> Array:
-        if not self.chunk:
-            return self._block(x, key)
         batch, length, hidden = x.shape
+        if not self.chunk:
+            rows = rows_at_once(batch, length * self.intermediate_size, WIDE_AT_ONCE)
+            if key is not None or rows == batch:
+                return self._block(x, key)
+            return in_parts(lambda part: self._block(part, None), rows, x)
         if length % self.chunk:
             raise InputError(
                 f"{length} tokens: must be a multiple of chunk_size_feed_forward={self.chunk}; pad the batch"
@@ -141,7 +149,7 @@ class Encoder(nnx.Module):
 
         def step(x: Array, one: Any) -> tuple[Array, Any]:
             values, mask, own, k = one
-            x, p, cross, own = nnx.merge(graph, values)(x, layout, mask, source, own, k)
+            x, p, cross, own = nnx.merge(graph, values)(x, layout, mask, source, own, k, weights)
             return x, (x if hidden else None, p if weights else None, cross if weights else None, own)
 
         body = jax.checkpoint(step, prevent_cse=False) if remat else step

@@ -1,4 +1,4 @@
-"""Continuing text: greedy search and sampling in one compiled loop.
+"""Continuing text: greedy search, sampling and beam search, each in one compiled loop.
 
 Models that look left only keep a cache and compute each token once. Others see the whole row anew at every step; where the
 config names a token to be filled in at the end (XLM), that token answers, else the last one.
@@ -6,7 +6,7 @@ config names a token to be filled in at the end (XLM), that token answers, else 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from xlm.backends.flax.beams import Beams, beam_search
 from xlm.backends.flax.encoder import empty_cache
 from xlm.backends.flax.ops import floats, integers
-from xlm.backends.flax.outputs import FlaxSampleOutput
+from xlm.backends.flax.outputs import FlaxBeamSearchOutput, FlaxSampleOutput
 from xlm.backends.flax.trunk import Call
 from xlm.errors import InputError
 
@@ -37,6 +38,7 @@ class Options:
     """The token that stands for the next one, where the model answers in its place."""
     language: int | None = None
     cached: bool = False
+    beams: Beams = field(default_factory=Beams)
 
     def check(self, prompt: int, longest: int) -> None:
         """Refuse impossible values."""
@@ -50,6 +52,7 @@ class Options:
             raise InputError(f"temperature={self.temperature}: must be above 0; for the best token use do_sample=False")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
+        self.beams.check(self.do_sample)
 
     def choose(self, logits: Array, key: Array) -> Array:
         """The next token of each row from its scores (b, vocab)."""
@@ -86,11 +89,15 @@ class GenerationMixin:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        num_beams: int | None = None,
+        num_return_sequences: int | None = None,
+        length_penalty: float | None = None,
+        early_stopping: bool | None = None,
         eos_token_id: int | list[int] | None = None,
         pad_token_id: int | None = None,
         prng_key: Any = None,
         params: Any = None,
-    ) -> FlaxSampleOutput:
+    ) -> FlaxSampleOutput | FlaxBeamSearchOutput:
         """Continue each row of ``input_ids`` (b, s).
 
         Args:
@@ -98,12 +105,15 @@ class GenerationMixin:
             max_length, max_new_tokens: the longest row; ``max_length`` counts the prompt.
             do_sample: sample instead of taking the best; ``temperature``, ``top_k``, ``top_p`` shape the distribution and
                 ``prng_key`` draws (seed 0 unless given).
+            num_beams, num_return_sequences, length_penalty, early_stopping: beam search, above one beam.
             eos_token_id, pad_token_id: where a row ends, and what fills it then.
             params: nested or stacked parameters instead of the model's own.
             Unset values come from the model's config.
 
         Returns:
-            ``sequences`` (b, max_length): the prompts and what continues them.
+            ``sequences`` (b, max_length): the prompts and what continues them; of beam search the best
+            ``num_return_sequences`` of each prompt, and their ``scores``: summed log-probabilities over
+            length ** ``length_penalty``.
 
         Raises:
             InputError: no prompt, or an impossible option.
@@ -115,8 +125,6 @@ class GenerationMixin:
             raise InputError(
                 f"input_ids of shape {tuple(ids.shape)}: a prompt is (batch, tokens) with at least one token"
             )
-        if getattr(config, "num_beams", 1) > 1:
-            raise InputError(f"num_beams={config.num_beams}: Flax models search greedily or sample; set it to 1")
 
         def chosen(value: Any, name: str, default: Any) -> Any:
             found = getattr(config, name, None) if value is None else value
@@ -136,6 +144,12 @@ class GenerationMixin:
             filled=config.mask_token_id if model.net_class.fills else None,
             language=config.lang_id if model.net_class.fills and spec.num_languages else None,
             cached=spec.is_decoder,
+            beams=Beams(
+                width=int(chosen(num_beams, "num_beams", 1)),
+                returned=int(chosen(num_return_sequences, "num_return_sequences", 1)),
+                length_penalty=float(chosen(length_penalty, "length_penalty", 1.0)),
+                early_stopping=chosen(early_stopping, "early_stopping", False),
+            ),
         )
         options.check(ids.shape[1], spec.max_tokens - (options.filled is not None))
         mask = None if attention_mask is None else floats("attention_mask", attention_mask, 0, 1)
@@ -144,6 +158,8 @@ class GenerationMixin:
                 f"attention_mask of shape {tuple(mask.shape)}: must be {tuple(ids.shape)} like the prompts"
             )
         call = Call(input_ids=ids, attention_mask=mask, dtype=model.dtype)
+        if options.beams.width > 1:
+            return FlaxBeamSearchOutput(*_search(model.graph, options, model._stacked(params), call))
         key = jax.random.key(0) if prng_key is None else prng_key
         return FlaxSampleOutput(_generate(model.graph, options, model._stacked(params), call, key))
 
@@ -202,6 +218,25 @@ def _generate(graph: Any, options: Options, params: Any, call: Call, key: Array)
     cache = _prefill(net, call, options) if options.cached else None
     state = (jnp.int32(prompt), rows, jnp.zeros(batch, bool), key, cache)
     return lax.while_loop(unfinished, advance, state)[1]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _search(graph: Any, options: Options, params: Any, call: Call) -> tuple[Array, Array]:
+    net, width, ids = nnx.merge(graph, params), options.beams.width, call.input_ids
+    assert ids is not None
+    batch, prompt = ids.shape
+    rows = jnp.full((batch, options.max_length), options.pad, ids.dtype).at[:, :prompt].set(ids)
+    mask = call.attention_mask
+    wide = replace(
+        call,
+        input_ids=jnp.repeat(ids, width, 0),
+        attention_mask=None if mask is None else jnp.repeat(mask, width, 0),
+    )
+    cache = None
+    if options.cached:  # prompts are read once, then shared by their beams
+        cache = {k: v if v.ndim == 0 else jnp.repeat(v, width, 1) for k, v in _prefill(net, call, options).items()}
+    step = _cached(net, wide, options) if options.cached else _whole(net, wide, options)
+    return beam_search(step, rows, prompt, cache, options.eos, options.beams)
 
 
 def _prompt_mask(call: Call, total: int) -> Array:

@@ -127,6 +127,23 @@ def fork(key: Array | None, count: int) -> list[Array | None]:
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
+def rows_at_once(batch: int, numbers: int, limit: int) -> int:
+    """How many sequences, each of so many intermediate numbers, one CPU computes together; it divides ``batch``.
+
+    XLA for CPUs asks the system for the memory of large intermediates again and again, and reads them from far away; in
+    parts the same arithmetic is faster. Accelerators want the whole batch, and meshes have cut it already.
+    """
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return batch
+    return next((rows for rows in range(batch, 1, -1) if batch % rows == 0 and rows * numbers <= limit), 1)
+
+
+def in_parts(function: Callable[..., Array], rows: int, *arrays: Array) -> Array:
+    """``function`` of arrays (b, ...), ``rows`` sequences after others; its result is (b, ...)."""
+    done = lax.map(lambda part: function(*part), tuple(x.reshape(-1, rows, *x.shape[1:]) for x in arrays))
+    return done.reshape(-1, *done.shape[2:])
+
+
 def integers(name: str, value: Any, limit: int | None = None, owner: str = "", low: int = 0) -> Array:
     """Ids as a 32-bit JAX array, checked where their values can be read.
 

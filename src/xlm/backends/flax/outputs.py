@@ -81,6 +81,14 @@ class FlaxSampleOutput(_Replaceable, outputs.ModelOutput):
     sequences: Any = None
 
 
+@dataclass
+class FlaxBeamSearchOutput(_Replaceable, outputs.ModelOutput):
+    """``sequences`` (b * num_return_sequences, length), best first, and their ``scores``."""
+
+    sequences: Any = None
+    scores: Any = None
+
+
 def _register(cls: type[Any]) -> None:
     names = tuple(f.name for f in fields(cls))
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in names)
