@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,56 @@ def test_special_tokens_in_a_text_can_be_taken_as_text(name: str, request: pytes
 def test_sides_of_different_length(name: str, request: pytest.FixtureRequest) -> None:
     with pytest.raises(InputError, match=r"text is 2.*text_pair 1"):
         request.getfixturevalue(name)(["a", "b"], ["c"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_control_characters_end_nothing(name: str, request: pytest.FixtureRequest) -> None:
+    """As in the reference: XLM's tokenizer drops them, SentencePiece drops, keeps or reads them as white space."""
+    tokenizer = request.getfixturevalue(name)
+    for char in (*map(chr, range(1, 32)), "\x7f", "\x85", "\u202e", "\ufeff", "\u2028", "\0"):
+        text = f"ab{char}cd {char} ef{char}"
+        row = tokenizer(text, return_offsets_mapping=True)
+        spans = [span for span, word in zip(row["offset_mapping"], row.word_ids(), strict=True) if word is not None]
+        assert all(0 <= start <= end <= len(text) for start, end in spans)
+        # What stands behind the character is still there, and is found where it stands.
+        assert any(start <= text.index("e") < end for start, end in spans), repr(char)
+        assert tokenizer([text])["input_ids"] == [row["input_ids"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cap_of_characters(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    tokenizer = request.getfixturevalue(name)
+    tokenizer.save_pretrained(tmp_path)
+    capped = type(tokenizer).from_pretrained(tmp_path, max_characters=1_000)
+    assert capped("a" * 1_000)["input_ids"] == tokenizer("a" * 1_000)["input_ids"]
+    for call in (
+        lambda: capped(["fine", "a" * 1_001]),
+        lambda: capped("fine", "a" * 1_001),
+        lambda: capped.encode("a" * 1_001),
+        lambda: capped.tokenize("a" * 1_001),
+        lambda: capped(["fine", "a" * 1_001], return_offsets_mapping=True),
+    ):
+        with pytest.raises(InputError, match=r"text [01] has 1,001 characters: max_characters is 1,000"):
+            call()
+
+
+def test_a_long_word_can_be_cancelled(xlm: XLMTokenizer) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Enough
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Enough):
+            while True:
+                xlm("thein" * 200_000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert xlm("the in")["input_ids"] == xlm(["the in"])["input_ids"][0]
 
 
 def test_unknown_language_lists_the_known_ones(files: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from xlm.errors import CheckpointError
-from xlm.tokenizers import XLMTokenizer, xlm_words
+from xlm.tokenizers import XLMTokenizer, moses, xlm_words
 
 TEXTS = {
     "zh": "我来到北京清华大学。He said: “你好”，世界！",
@@ -57,6 +57,30 @@ def test_every_text_has_offsets_inside_it(lang: str, xlm: XLMTokenizer) -> None:
         row = xlm(text, lang=lang, return_offsets_mapping=True)
         assert all(0 <= start <= end <= len(text) for start, end in row["offset_mapping"])
         assert xlm([text], lang=lang)["input_ids"] == [row["input_ids"]]
+
+
+def test_english_abbreviations_keep_their_stop_where_the_oracle_keeps_it() -> None:
+    oracle = pytest.importorskip("sacremoses").MosesTokenizer(lang="en")
+    ours = moses.tokenizer("en")
+    others = """Ave Blvd Co Dept Ed Est Esq Fig Inc Jr Ltd Mt Oz Univ Vol Assn Assoc Govt Lieut Natl Pres Sec Treas am pm
+        cf ca etc eg ed fig vol no art mr dr st jan may May Sept Thur Tues Wed Sun cm kg ft lb hr min the end Word""".split()
+    single = [chr(code) for code in (*range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1))]
+    pairs = [f"{first}{second}" for first in "ADEHJMNOPRSTV" for second in "abcdehikmnoprstv"]
+    for after in ("Zqx", "5", "word", "("):
+        words = [
+            *ours._abbreviations,
+            *ours._before_numbers,
+            *others,
+            *single,
+            *pairs,
+            "a.m",
+            "U.S",
+            "St-Lo",
+            "É",
+            "Жи",
+        ]
+        text = " ".join(f"{word}. {after}" for word in words)
+        assert ours.words(text) == oracle.tokenize(text, escape=False), after
 
 
 class FakeKytea:

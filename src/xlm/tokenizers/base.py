@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from xlm.errors import InputError
 from xlm.tokenizers.added import AddedToken
+from xlm.tokenizers.assemble import Assembly
 from xlm.tokenizers.decoding import Decoding
-from xlm.tokenizers.encoding import BatchEncoding, Encoding, Span
-from xlm.tokenizers.options import VERY_LARGE, Options, TruncationStrategy, resolve
+from xlm.tokenizers.encoding import BatchEncoding
+from xlm.tokenizers.options import VERY_LARGE, Options, resolve
 from xlm.tokenizers.persist import Persistence
-from xlm.tokenizers.prepare import Preparation
-from xlm.tokenizers.rows import Detail, Template, pad_encoding, pad_rows, padded_length
+from xlm.tokenizers.rows import Template
 from xlm.tokenizers.special import logger
-from xlm.tokenizers.truncate import Plan, fast_plan, slow_plan
 
 # What a call takes of its own; anything else goes to the subclass (``lang`` of XLM) or is refused.
 _OLD = ("truncation_strategy", "pad_to_max_length")
 
 
-# Rows of ids with their special tokens, and the offsets of every token where they were asked for.
-Finished = tuple[list[list[int]], list[list[Span]] | None]
-
-
-class Tokenizer(Preparation, Decoding, Persistence):
+class Tokenizer(Assembly, Decoding, Persistence):
     """Abstract: a subclass says how a text becomes tokens (:meth:`_content`, :meth:`_details`), its ids and its files.
 
     ``FAST`` chooses, where the reference's two classes of a model differ, the behaviour of its compiled one.
+    ``max_characters`` (None: any number) is the most that one text may have in a call: ``InputError`` for a longer one.
     """
 
     TEMPLATE: ClassVar[Template]
@@ -51,6 +46,7 @@ class Tokenizer(Preparation, Decoding, Persistence):
         self.model_input_names = options.pop("model_input_names", self.model_input_names)
         self.clean_up_tokenization_spaces = options.pop("clean_up_tokenization_spaces", True)
         self.split_special_tokens = options.pop("split_special_tokens", False)
+        self.max_characters: int | None = options.pop("max_characters", None)
         self.chat_template = options.pop("chat_template", None)
         decoder = options.pop("added_tokens_decoder", None) or {}
         self._init_special({name: options[name] for name in self.SPECIAL_TOKENS_ATTRIBUTES if name in options})
@@ -62,15 +58,6 @@ class Tokenizer(Preparation, Decoding, Persistence):
         missing = [token for token in self.all_special_tokens_extended if str(token) not in self._encoder]
         if missing:
             self.add_tokens(missing, special_tokens=True)
-
-    # ---- what a subclass gives -------------------------------------------------------------------------------------
-    def _content(self, texts: list[str], **options: Any) -> list[list[int]]:
-        """Ids of every text, without what the template adds."""
-        raise NotImplementedError
-
-    def _details(self, texts: list[str], **options: Any) -> list[Detail]:
-        """The same ids with tokens, offsets into the text, and words."""
-        raise NotImplementedError
 
     # ---- sizes -----------------------------------------------------------------------------------------------------
     @property
@@ -153,6 +140,7 @@ class Tokenizer(Preparation, Decoding, Persistence):
         settings, rest = self._options(options)
         if self._plain_batch(settings) and set(map(type, batch_text_or_text_pairs)) == {str}:
             texts = list(batch_text_or_text_pairs)
+            self._check_sizes(texts)
             finished = self._spanned(texts, **rest) if settings.offsets_mapping else self._finished(texts, **rest)
             if finished is not None:
                 return self._plain_rows(*finished, texts, settings, rest)
@@ -180,6 +168,7 @@ class Tokenizer(Preparation, Decoding, Persistence):
         unknown = set(options) - set(known) - {"is_split_into_words"}
         if unknown:
             logger.warning("tokenize does not know %s", ", ".join(sorted(unknown)))
+        self._check_sizes([text])
         return self._details([text], **known)[0].tokens
 
     def _options(self, given: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
@@ -218,155 +207,6 @@ class Tokenizer(Preparation, Decoding, Persistence):
         if settings.padding != "do_not_pad" and self._special["pad_token"] is None:
             raise InputError("padding was asked for, but the tokenizer has no pad_token: set tokenizer.pad_token")
         return settings, known
-
-    # ---- the engine ------------------------------------------------------------------------------------------------
-    def _encode(
-        self, items: list[tuple[Any, Any]], options: Options, rest: dict[str, Any], single: bool
-    ) -> BatchEncoding:
-        texts: list[str] = []
-        shapes = [
-            (self._shape(a, options, texts), None if b is None else self._shape(b, options, texts)) for a, b in items
-        ]
-        ids_of = self._content(texts, **rest) if texts else []
-        sides = [(self._ids(a, ids_of), None if b is None else self._ids(b, ids_of)) for a, b in shapes]
-        plans = [self._plan(len(a), None if b is None else len(b), options) for a, b in sides]
-        details: list[tuple[Detail, Detail | None]] | None = None
-
-        def rows() -> list[Encoding]:
-            nonlocal details
-            if details is None:
-                done = self._details(texts, **rest)
-                details = [(_detail(a, done), None if b is None else _detail(b, done)) for a, b in shapes]
-            return self._encodings(details, plans, options)
-
-        known = all(shape[0] != "ids" for pair in shapes for shape in pair if shape is not None)
-        source: Callable[[], list[Encoding]] | None = rows if known else None
-        if options.offsets_mapping and source is None:
-            raise InputError("return_offsets_mapping needs texts; ids or tokens have no text to point into")
-        build = self._fast_rows if self.FAST else self._slow_rows
-        return build(sides, plans, options, single, source)
-
-    @staticmethod
-    def _plain_batch(options: Options) -> bool:
-        """Whether rows are wanted as the model takes them, with offsets or without, and nothing beside them."""
-        extras = (options.overflowing_tokens, options.special_tokens_mask, options.length, options.is_split_into_words)
-        uncut = options.truncation is TruncationStrategy.DO_NOT_TRUNCATE
-        return uncut and options.add_special_tokens and not any(extras)
-
-    def _finished(self, texts: list[str], **options: Any) -> Finished | None:
-        """Rows with special tokens made at once, None where that is not possible."""
-        return None
-
-    def _spanned(self, texts: list[str], **options: Any) -> Finished | None:
-        """The same with offsets."""
-        return None
-
-    def _plain_rows(
-        self,
-        ids: list[list[int]],
-        offsets: list[list[Span]] | None,
-        texts: list[str],
-        options: Options,
-        rest: dict[str, Any],
-    ) -> BatchEncoding:
-        lengths = [len(row) for row in ids]
-
-        def rows() -> list[Encoding]:
-            details: list[tuple[Detail, Detail | None]] = [(row, None) for row in self._details(texts, **rest)]
-            return self._encodings(details, [Plan((0, len(d.ids)), None) for d, _ in details], options)
-
-        data: dict[str, Any] = {"input_ids": ids}
-        if options.token_type_ids:
-            data["token_type_ids"] = [[0] * length for length in lengths]
-        if options.attention_mask:
-            data["attention_mask"] = [[1] * length for length in lengths]
-        if offsets is not None:
-            data["offset_mapping"] = offsets
-        self._finish(data, options)
-        self._warn_length(max(lengths, default=0), options)
-        return BatchEncoding(data, rows, options.return_tensors, fast=self.FAST)
-
-    def _shape(self, value: Any, options: Options, texts: list[str]) -> tuple[Any, ...]:
-        """Where the ids of ``value`` will come from: texts ``start:end``, or the ids that it is already."""
-        start = len(texts)
-        if isinstance(value, str):
-            texts.append(value)
-            return ("text", start, start + 1)
-        if isinstance(value, list | tuple):
-            if options.is_split_into_words and all(isinstance(word, str) for word in value):
-                texts.extend(value)
-                return ("words", start, len(texts))
-            if len(value) and all(isinstance(token, str) for token in value):
-                return ("ids", [self.convert_tokens_to_ids(token) for token in value])
-            if len(value) and all(isinstance(token, int) and not isinstance(token, bool) for token in value):
-                return ("ids", list(value))
-        raise InputError(
-            f"input {value!r:.80} is {type(value).__name__}: a str, a list of str or a list of int is needed"
-        )
-
-    @staticmethod
-    def _ids(shape: tuple[Any, ...], ids_of: list[list[int]]) -> list[int]:
-        if shape[0] == "ids":
-            return shape[1]
-        rows = ids_of[shape[1] : shape[2]]
-        return rows[0] if len(rows) == 1 else [index for row in rows for index in row]
-
-    def _plan(self, first: int, second: int | None, options: Options) -> Plan:
-        added = self.TEMPLATE.added(second is not None) if options.add_special_tokens else 0
-        limit = options.max_length if options.truncation is not TruncationStrategy.DO_NOT_TRUNCATE else None
-        if not limit or first + (second or 0) + added <= limit:
-            return Plan((0, first), None if second is None else (0, second))
-        if self.FAST:
-            return fast_plan(first, second, limit - added, options.truncation, options.stride, self.truncation_side)
-        remove = first + (second or 0) + added - limit
-        return slow_plan(first, second, remove, options.truncation, options.stride, self.truncation_side)
-
-    def _special_ids(self) -> dict[str, int]:
-        names = {part for part in (*self.TEMPLATE.single, *self.TEMPLATE.pair) if isinstance(part, str)}
-        return {name: self.convert_tokens_to_ids(str(self._special[f"{name}_token"])) for name in names}
-
-    def _row_specials(self) -> dict[str, tuple[str, int]]:
-        """Token and id of every special token that rows are made with."""
-        return {name: (str(self._special[f"{name}_token"]), index) for name, index in self._special_ids().items()}
-
-    def _encodings(
-        self, details: list[tuple[Detail, Detail | None]], plans: list[Plan], options: Options
-    ) -> list[Encoding]:
-        special = self._row_specials()
-        rows: list[Encoding] = []
-        for (first, second), plan in zip(details, plans, strict=True):
-            windows = [(plan.first, plan.second), *plan.windows]
-            made = [self.TEMPLATE.encode(special, first, second, w, options.add_special_tokens) for w in windows]
-            made[0].overflowing = made[1:]
-            rows.extend(made if options.overflowing_tokens and self.FAST else made[:1])
-        length = padded_length([row.ids for row in rows], options)
-        if length is not None:
-            pad = (str(self.pad_token), self.pad_token_id, self.pad_token_type_id)
-            for row in rows:
-                pad_encoding(row, length, self.padding_side, pad)
-        return rows
-
-    def _fill(self) -> dict[str, Any]:
-        has_pad = self._special["pad_token"] is not None
-        return {
-            "input_ids": self.pad_token_id if has_pad else 0,
-            "attention_mask": 0,
-            "token_type_ids": self.pad_token_type_id,
-            "special_tokens_mask": 1,
-            "offset_mapping": (0, 0),
-        }
-
-    def _finish(self, data: dict[str, list[Any]], options: Options) -> None:
-        pad_rows(data, self._fill(), padded_length(data["input_ids"], options), self.padding_side)
-
-    def _warn_length(self, length: int, options: Options) -> None:
-        if options.max_length is None and length > self.model_max_length and options.verbose:
-            logger.warning("a row has %d tokens, the model takes %d", length, self.model_max_length)
-
-
-def _detail(shape: tuple[Any, ...], done: Sequence[Detail]) -> Detail:
-    found = done[shape[1] : shape[2]]
-    return found[0] if shape[0] == "text" else Detail.of_words(found)
 
 
 def _is_text(value: Any) -> bool:

@@ -19,7 +19,8 @@ from xlm.errors import CheckpointError, InputError
 from xlm.tokenizers import moses
 from xlm.tokenizers.added import Segment
 from xlm.tokenizers.aligned import Aligned
-from xlm.tokenizers.base import Finished, Tokenizer
+from xlm.tokenizers.assemble import Finished
+from xlm.tokenizers.base import Tokenizer
 from xlm.tokenizers.bpe import BPE, END, read_merges
 from xlm.tokenizers.bpe_batch import BatchBPE
 from xlm.tokenizers.jsonfiles import read_json
