@@ -68,15 +68,15 @@ from xlm.backends.keras.models import TFXLMRobertaXLForTokenClassification as TF
 from xlm.backends.keras.models import TFXLMRobertaXLModel as TFXLMRobertaXLModel
 from xlm.backends.keras.models import TFXLMWithLMHeadModel as TFXLMWithLMHeadModel
 from xlm.backends.keras.pretrained import TFPreTrainedModel as TFPreTrainedModel
-from xlm.backends.torch.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel
 from xlm.backends.torch.auto import AutoModel as AutoModel
 from xlm.backends.torch.auto import AutoModelForCausalLM as AutoModelForCausalLM
 from xlm.backends.torch.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
 from xlm.backends.torch.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
-from xlm.backends.torch.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
 from xlm.backends.torch.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
+from xlm.backends.torch.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
 from xlm.backends.torch.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
 from xlm.backends.torch.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
+from xlm.backends.torch.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel
 from xlm.backends.torch.models import XLMForMultipleChoice as XLMForMultipleChoice
 from xlm.backends.torch.models import XLMForQuestionAnswering as XLMForQuestionAnswering
 from xlm.backends.torch.models import XLMForQuestionAnsweringSimple as XLMForQuestionAnsweringSimple
@@ -124,10 +124,10 @@ from xlm.outputs import BaseModelOutput as BaseModelOutput
 from xlm.outputs import BaseModelOutputWithPoolingAndCrossAttentions as BaseModelOutputWithPoolingAndCrossAttentions
 from xlm.outputs import CausalLMOutputWithCrossAttentions as CausalLMOutputWithCrossAttentions
 from xlm.outputs import MaskedLMOutput as MaskedLMOutput
-from xlm.outputs import Seq2SeqLMOutput as Seq2SeqLMOutput
 from xlm.outputs import ModelOutput as ModelOutput
 from xlm.outputs import MultipleChoiceModelOutput as MultipleChoiceModelOutput
 from xlm.outputs import QuestionAnsweringModelOutput as QuestionAnsweringModelOutput
+from xlm.outputs import Seq2SeqLMOutput as Seq2SeqLMOutput
 from xlm.outputs import SequenceClassifierOutput as SequenceClassifierOutput
 from xlm.outputs import (
     TFBaseModelOutputWithPoolingAndCrossAttentions as TFBaseModelOutputWithPoolingAndCrossAttentions,
