@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/translation/scores"))
     parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER[+FOLDER]")
     parser.add_argument("--beams", type=int, default=4)
+    parser.add_argument("--dev", type=int, default=100, help="first pairs of the development set, as the recipes score")
+    parser.add_argument("--flores", type=int, default=506, help="first sentences of FLORES-200")
     options = parser.parse_args()
     import xlm
 
@@ -138,7 +140,8 @@ def main() -> None:
     scores: dict[str, dict[str, Any]] = {}
     written: dict[str, dict[str, list[str]]] = {}
     for part in ("dev", "test", "flores"):
-        rows = read(options.data / f"es-pt.{part}.tsv")
+        most = {"dev": options.dev, "flores": options.flores}.get(part)
+        rows = read(options.data / f"es-pt.{part}.tsv")[:most]
         for side, (source, target) in enumerate((("es", "pt"), ("pt", "es"))):
             texts, references = [row[side] for row in rows], [row[1 - side] for row in rows]
             mono = [options.data / f"mono/{language}.txt" for language in (source, target)]
