@@ -436,10 +436,12 @@ async def open_loop(port: int, work: Work, rate: float, seconds: float, warm: fl
 
     async def one(number: int, at: float) -> None:
         nonlocal failed
+        while idle and idle[-1].closed:  # kept too long for this server
+            idle.pop()
         connection = idle.pop() if idle else await connect(port)
         try:
             status, _ = await connection.ask(work.bodies[number % len(work.bodies)])
-        except OSError:
+        except (OSError, RuntimeError):  # uvloop's word for a connection that has just been closed
             failed += 1
             return
         idle.append(connection)

@@ -375,3 +375,10 @@ def test_77_sigterm_drains(times: int) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_missing_package_names_its_extra() -> None:
+    code = "import sys\nsys.modules['orjson'] = None\nfrom xlm.cli import main\nsys.exit(main(['serve']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "xlm serve needs the package 'orjson': install it with  pip install 'xlm[serve]'" in done.stderr

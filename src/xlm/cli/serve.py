@@ -34,8 +34,13 @@ def serve(
 
     Example: xlm serve xlm-roberta-base --port 8000
     """
+    from xlm.errors import MissingExtraError
     from xlm.inference.engine import load
-    from xlm.serving.run import run
+
+    try:
+        from xlm.serving.run import run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("xlm serve", error.name or "fastapi", "serve") from error
     from xlm.serving.served import name_of
     from xlm.serving.settings import Settings
 
