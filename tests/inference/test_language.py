@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     plain = toytasks.checkpoint(tmp_path / "plain", "xlm")
     config = xlm.AutoConfig.from_pretrained(plain)
     options = {**config.to_dict(), "n_langs": 2, "use_lang_emb": True}
-    options |= {"lang2id": {"en": 0, "zh": 1}, "id2lang": {0: "en", 1: "zh"}}
+    options |= {"lang2id": {"en": 0, "fr": 1}, "id2lang": {0: "en", 1: "fr"}}
     torch.manual_seed(0)
     model = xlm.XLMWithLMHeadModel(xlm.XLMConfig(**options))
     with torch.no_grad():
@@ -40,9 +40,9 @@ def test_the_language_embedding_is_that_of_the_documented_forward(folder: Path) 
     model = xlm.AutoModel.from_pretrained(folder).eval()
     tokenizer = xlm.AutoTokenizer.from_pretrained(folder)
     engine = xlm.load(folder)
-    assert engine.languages == ("en", "zh") and engine.lang is None
+    assert engine.languages == ("en", "fr") and engine.lang is None
     states = {}
-    for name, number in ((None, None), ("en", 0), ("zh", 1)):
+    for name, number in ((None, None), ("en", 0), ("fr", 1)):
         engine.lang = name
         states[name] = engine.encode(TEXTS)
         for text, found in zip(TEXTS, states[name], strict=True):
@@ -51,8 +51,8 @@ def test_the_language_embedding_is_that_of_the_documented_forward(folder: Path) 
             with torch.no_grad():
                 want = model(ids, langs=langs).last_hidden_state[0].numpy()
             np.testing.assert_allclose(found, want, atol=2e-5)
-    assert np.abs(states["en"][0] - states["zh"][0]).max() > 0.1
-    np.testing.assert_array_equal(xlm.load(folder, lang="zh").encode(TEXTS)[1], states["zh"][1])
+    assert np.abs(states["en"][0] - states["fr"][0]).max() > 0.1
+    np.testing.assert_array_equal(xlm.load(folder, lang="fr").encode(TEXTS)[1], states["fr"][1])
 
 
 def test_texts_are_generated_in_the_language(folder: Path) -> None:
@@ -62,28 +62,28 @@ def test_texts_are_generated_in_the_language(folder: Path) -> None:
     engine = xlm.load(folder)
     prompt = torch.tensor([engine.tokenizer("Ana was")["input_ids"][:-1]])
     found = {}
-    for number, name in enumerate(("en", "zh")):
+    for number, name in enumerate(("en", "fr")):
         engine.lang, model.config.lang_id = name, number
         want = engine.tokenizer.decode(model.generate(prompt, max_new_tokens=6)[0, prompt.shape[1] :].tolist())
         found[name] = engine.generate(["Ana was"], max_new_tokens=6)[0]["generated"]
         assert found[name] == want
-    assert found["en"] != found["zh"]
+    assert found["en"] != found["fr"]
 
 
 def test_the_commands_take_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vectors = {}
-    for name in ("en", "zh"):
+    for name in ("en", "fr"):
         assert main(["embed", "-m", str(folder), "--lang", name, "--json", TEXTS[0]]) == 0
         vectors[name] = json.loads(capsys.readouterr().out)["embedding"]
-    np.testing.assert_allclose(vectors["zh"], xlm.load(folder, lang="zh").embed(TEXTS[:1])[0], rtol=1e-5, atol=1e-6)
-    assert np.abs(np.subtract(vectors["en"], vectors["zh"])).max() > 1e-3
+    np.testing.assert_allclose(vectors["fr"], xlm.load(folder, lang="fr").embed(TEXTS[:1])[0], rtol=1e-5, atol=1e-6)
+    assert np.abs(np.subtract(vectors["en"], vectors["fr"])).max() > 1e-3
     assert main(["embed", "-m", str(folder), "--lang", "de", TEXTS[0]]) == 1
     assert "lang is 'de'" in capsys.readouterr().err
 
 
 def test_unknown_languages_and_models_without(folder: Path, tmp_path: Path) -> None:
     engine = xlm.load(folder)
-    with pytest.raises(InputError, match=r"lang is 'de': .* knows en, zh"):
+    with pytest.raises(InputError, match=r"lang is 'de': .* knows en, fr"):
         engine.lang = "de"
     assert engine.lang is None
     roberta = toytasks.checkpoint(tmp_path / "roberta")
@@ -111,13 +111,13 @@ def test_training_splits_each_language_by_its_own_rules(folder: Path) -> None:
             return getattr(self.inner, name)
 
     tokenizer = Noted(xlm.AutoTokenizer.from_pretrained(folder))
-    languages = ["en", "zh", None, "en", "de"]
+    languages = ["en", "fr", None, "en", "de"]
     examples = [TextExample(f"{n} film", None, "ab"[n % 2], language) for n, language in enumerate(languages)]
     task = Classify.of(examples, None, None)
     found = features_of(task, examples, tokenizer, 32, training=True)
     assert [call for call in tokenizer.asked if call[1]] == [
         ("en", ["0 film", "3 film"]),
-        ("zh", ["1 film"]),
+        ("fr", ["1 film"]),
         (None, ["2 film", "4 film"]),
     ]
     whole = task.features(examples, tokenizer.inner, 32, training=True)

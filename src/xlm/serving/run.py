@@ -26,8 +26,13 @@ class _Server(uvicorn.Server):
         self.desk, self.settings = desk, settings
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.desk.draining or sig == signal.SIGINT:  # asked twice, or by hand: now
+        if sig == signal.SIGINT:  # by hand: now
             super().handle_exit(sig, frame)
+            return
+        if (
+            self.desk.draining
+        ):  # asked twice: as soon as what is under way is answered, and no signal raised anew at the end
+            self.should_exit = True
             return
         self.desk.draining = True
         threading.Thread(target=self._drain, daemon=True).start()
