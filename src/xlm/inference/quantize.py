@@ -8,7 +8,7 @@ The bars hold for the mean over languages of agreements, which a handful of sent
 of every language.
 
 Activations have fixed scales, taken from every other text, if the rest of the texts are answered above the bars with them;
-otherwise every row gets its own scale when it is computed, which costs a fifth of the speed and needs no texts.
+otherwise every row gets its own scale when it is computed, which is slower on short texts.
 """
 
 from __future__ import annotations
