@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tiny
+import xlm
 from xlm import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -166,3 +167,29 @@ def test_impossible_options(options: dict[str, Any], message: str) -> None:
 def test_longer_than_the_model() -> None:
     with pytest.raises(InputError, match="the longest input has 20 tokens"):
         tiny.model(CAUSAL[0]).generate(tiny.ids(CAUSAL[0]), max_new_tokens=40, eos_token_id=[])
+
+
+def test_beams_that_never_stop_early_find_what_is_no_worse() -> None:
+    differ = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        config = xlm.XLMRobertaConfig(
+            vocab_size=14, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=64, type_vocab_size=1, is_decoder=True, initializer_range=0.3,
+        )  # fmt: skip
+        model = xlm.XLMRobertaForCausalLM(config).eval()
+        prompt = torch.randint(5, 14, (1, 4))
+
+        def score(row: torch.Tensor, prompt: torch.Tensor = prompt, model: Any = model) -> float:
+            start = prompt.shape[1]
+            ends = (row[start:] == 2).nonzero()
+            row = row[: start + int(ends[0]) + 1] if len(ends) else row
+            with torch.no_grad():
+                scores = model(row[None]).logits[0].log_softmax(-1)
+            return sum(float(scores[i - 1, row[i]]) for i in range(start, len(row))) / (len(row) - start) ** 2
+
+        options = {"num_beams": 2, "max_length": 14, "length_penalty": 2.0, "eos_token_id": 2, "pad_token_id": 1}
+        patient, hasty = (model.generate(prompt, early_stopping=e, **options)[0] for e in ("never", True))
+        differ += patient.tolist() != hasty.tolist()
+        assert score(patient) >= score(hasty) - 1e-5
+    assert differ

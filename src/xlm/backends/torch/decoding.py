@@ -212,8 +212,11 @@ def beam_search(model: Any, ids: Tensor, options: Options, model_kwargs: dict[st
                     tokens.append(token)
                     new_sums[b, kept] = value
                     kept += 1
-            best = float(values[b, 0]) / length**options.length_penalty
-            closed[b] = closed[b] or done[b].closed(best, bool(options.early_stopping))
+            # "never" hopes for the best length there may be: sums are negative, so with a positive penalty the longest.
+            hopeful = options.early_stopping == "never" and options.length_penalty > 0
+            hoped = options.max_length - prompt if hopeful else length
+            best = float(values[b, 0]) / hoped**options.length_penalty
+            closed[b] = closed[b] or done[b].closed(best, options.early_stopping is True)
         order = torch.tensor(rows, device=ids.device)
         ids = torch.cat([ids[order], torch.tensor(tokens, device=ids.device, dtype=ids.dtype)[:, None]], dim=1)
         steps.reorder(order)
