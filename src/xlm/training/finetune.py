@@ -13,8 +13,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from xlm.errors import ConfigError
 from xlm.families.auto import AutoConfig
 from xlm.families.registry import family_of
@@ -23,7 +21,7 @@ from xlm.training import finetune_alarms as alarms
 from xlm.training import translate_recipe
 from xlm.training.finetune_best import finish
 from xlm.training.finetune_data import prepare
-from xlm.training.finetune_loop import Loop, Outcome, Work, check_recipe, opened
+from xlm.training.finetune_loop import Outcome, Work, conduct
 from xlm.training.finetune_model import folder_of
 from xlm.training.finetune_recipe import FineTune, changed, make_recipe
 from xlm.training.finetune_trainer import FineTuner
@@ -80,14 +78,7 @@ def finetune(
 
 def run(recipe: FineTune, *, resume: bool | None = None, quiet: bool = False, check: bool = False) -> Outcome:
     """Run a recipe; with ``check`` only read and report on its data."""
-    with opened(recipe, resume, quiet) as (group, report, checkpoint):
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
-        check_recipe(recipe, checkpoint, changed)
-        work = _Tuning(recipe, report, group, check)
-        if check:
-            return Outcome(None, {}, True, 0, 0.0, 0.0, work.alarms, "its data were only checked")
-        return Loop(recipe, work, report, group, checkpoint).go()
+    return conduct(recipe, _Tuning, changed, resume=resume, quiet=quiet, check=check)
 
 
 class _Tuning(Work):

@@ -137,6 +137,31 @@ def check_recipe(recipe: Any, checkpoint: Path | None, changed: Callable[[Mappin
         )
 
 
+def conduct(
+    recipe: Any,
+    work: Callable[[Any, Reporter, Processes, bool], Work],
+    changed: Callable[[Mapping[str, Any], Any], list[str]],
+    *,
+    resume: bool | None,
+    quiet: bool,
+    check: bool,
+) -> Outcome:
+    """Run a recipe, or with ``check`` only read and report on its data.
+
+    Args:
+        work: makes what the loop drives of recipe, reporter, processes and ``check``.
+        changed: what of an earlier recipe, as it was saved, differs from this one and decides the weights.
+    """
+    with opened(recipe, resume, quiet) as (group, report, checkpoint):
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        check_recipe(recipe, checkpoint, changed)
+        made = work(recipe, report, group, check)
+        if check:
+            return Outcome(None, {}, True, 0, 0.0, 0.0, made.alarms, "its data were only checked")
+        return Loop(recipe, made, report, group, checkpoint).go()
+
+
 class Loop:
     """One process's run of some work, from the beginning or from a checkpoint.
 

@@ -28,7 +28,7 @@ from xlm.hub import resolve
 from xlm.tasks.translate import Sentences
 from xlm.tokenizers import AutoTokenizer
 from xlm.training.files import atomic_folder, write_text_atomic
-from xlm.training.finetune_loop import Loop, Outcome, Work, check_recipe, opened
+from xlm.training.finetune_loop import Outcome, Work, conduct
 from xlm.training.report import Reporter
 from xlm.training.runtime import Processes
 from xlm.training.state import Progress, save_model
@@ -45,14 +45,7 @@ def run(recipe: Translate, *, resume: bool | None = None, quiet: bool = False, c
         ConfigError, DataError, InputError, CheckpointError, OutputError: see there; each names what is wrong and where.
         NonFiniteLoss: a loss or gradient is not finite; the weights of the last checkpoint are intact.
     """
-    with opened(recipe, resume, quiet) as (group, report, checkpoint):
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
-        check_recipe(recipe, checkpoint, changed)
-        work = _Translating(recipe, report, group, check)
-        if check:
-            return Outcome(None, {}, True, 0, 0.0, 0.0, work.alarms, "its data were only checked")
-        return Loop(recipe, work, report, group, checkpoint).go()
+    return conduct(recipe, _Translating, changed, resume=resume, quiet=quiet, check=check)
 
 
 def changed(before: Mapping[str, Any], recipe: Translate) -> list[str]:
