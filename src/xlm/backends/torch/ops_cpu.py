@@ -5,7 +5,7 @@ float32    AVX-512                   oneDNN with weights packed once, activation
 float32    others                    PyTorch (its BLAS is as fast there)
 bfloat16   AVX-512 BF16, AMX         oneDNN bfloat16 with weights packed once
 bfloat16   others                    weights widened to float32 block by block, float32 products and states
-int8       AVX-512 VNNI              oneDNN 8-bit products, activations quantized row by row, float32 states
+int8       AVX-512 VNNI              oneDNN 8-bit products, activations quantized row by row or by fixed scales, float32 states
 int8       others                    weights widened block by block, scaled per output channel, float32 states
 """
 
@@ -40,11 +40,15 @@ def has_vnni() -> bool:
     return has_avx512() and bool(torch.cpu._is_vnni_supported())
 
 
-def choose(dtype: torch.dtype, quantized: bool) -> tuple[Operations | None, str]:
-    """The best table for weights stored in ``dtype``, and its name and reason; ``None``: PyTorch's own."""
+def choose(dtype: torch.dtype, quantized: bool, calibrated: bool = False) -> tuple[Operations | None, str]:
+    """The best table for weights stored in ``dtype``, and its name and reason; ``None``: PyTorch's own.
+
+    ``calibrated``: the checkpoint has fixed scales for activations.
+    """
     if quantized:
         if has_vnni():
-            return Int8(has_bf16()), "oneDNN int8, packed; activations quantized row by row (AVX-512 VNNI)"
+            how = "by fixed scales" if calibrated else "row by row"
+            return Int8(has_bf16()), f"oneDNN int8, packed; activations quantized {how} (AVX-512 VNNI)"
         return Widening(), "int8 weights, float32 products (no AVX-512 VNNI)"
     if dtype == torch.bfloat16:
         if has_bf16():

@@ -58,7 +58,7 @@ class Placement:
         if offload and quantization:
             raise ConfigError("offload='disk' and quantization='int8': int8 weights are made in memory; choose one")
         self.model, self.quantization, self.offload = model, quantization, offload
-        ops, self.name = ops_cpu.choose(dtype, quantization is not None)
+        ops, self.name = ops_cpu.choose(dtype, quantization is not None, bool(activations))
         if offload and isinstance(ops, Packed):  # packed weights would be copies in memory
             ops, self.name = None, "mapped from disk"
         self.ops: Operations | None = ops
@@ -79,7 +79,6 @@ class Placement:
 
     def _fix(self, activations: Mapping[str, tuple[np.ndarray, int]]) -> None:
         """Take over the fixed scales of the encoder's layers."""
-        self.name += "; activations calibrated"
         for name, stored in stored_names(self.model).items():
             if stored in activations:
                 scale, zero = activations[stored]
