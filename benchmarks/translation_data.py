@@ -1,16 +1,17 @@
-"""The texts of the translation runs: Spanish and Portuguese halves that do not translate each other, and held-out pairs.
+"""The texts of the translation runs: Spanish and Portuguese halves that do not translate each other, Spanish-English pairs.
 
-    python benchmarks/translation_data.py --data ../shared/data --out runs/translation/data
+    python benchmarks/translation_data.py --data ../shared/data --out runs/translation
 
-Pairs are those of the shared Spanish-English and Portuguese-English files that have the same English side. Written:
+``es-pt`` is the unsupervised pair. Its pairs are those of the shared Spanish-English and Portuguese-English files that have
+the same English side. ``es-en`` is the supervised one: the shared Spanish-English file. In each folder stand:
 
-- ``es-pt.{dev,test}.tsv``: pairs of at most ``LONGEST`` words a side, held out by a hash of their English side; no line
-  of theirs is in any other file. ``es-pt.train.tsv``: the other pairs, of at most ``LONGEST_PAIR`` words.
-- ``mono/{es,pt}.txt``: lines of at most ``LONGEST`` words, for pretraining and unsupervised translation. Of every known
-  pair one side is left out, which one says a hash; so is every Spanish line that resembles a Portuguese one (cosine of
-  4-letter pieces above ``THRESHOLD``), to find pairs that nobody wrote down. ``data.json`` says what share of the known
-  pairs that test finds.
-- ``es-pt.flores.tsv``: FLORES-200, another domain.
+- ``dev.tsv``, ``test.tsv``: pairs of at most ``LONGEST_TEST`` words a side, held out by a hash of their English side; no line
+  of theirs is in any other file. ``train.tsv``: the other pairs, of at most ``LONGEST`` words.
+- ``flores.tsv``: FLORES-200, another domain.
+- ``mono/{language}.txt``: lines of at most ``LONGEST`` words, for pretraining and unsupervised translation. For es-pt, of
+  every known pair one side is left out, which one says a hash; so is every Spanish line that resembles a Portuguese one
+  (cosine of 4-letter pieces above ``THRESHOLD``), to find pairs that nobody wrote down. ``data.json`` says what share of
+  the known pairs that test finds.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from typing import Any
 
 import numpy as np
 
-LONGEST, LONGEST_PAIR = 15, 25
+LONGEST_TEST, LONGEST = 15, 25
 THRESHOLD = 0.35
 SIZES = {"dev": 200, "test": 500}
+FLORES = {"es": "spa_Latn", "pt": "por_Latn", "en": "eng_Latn"}
+
+Pairs = dict[str, tuple[str, str]]
 
 
 def lines(path: Path) -> list[str]:
@@ -78,42 +82,82 @@ def write(path: Path, rows: Iterable[Iterable[str]]) -> None:
     path.write_text("".join("\t".join(row) + "\n" for row in rows), "utf-8")
 
 
+def held_out(known: Pairs) -> tuple[dict[str, list[str]], set[str]]:
+    """The English keys of the pairs of every part, and the keys of all lines of dev and test."""
+    order = sorted(known, key=lambda english: draw(english, 1 << 62))
+    short = [english for english in order if fits(known[english], LONGEST_TEST)]
+    parts = {"dev": short[: SIZES["dev"]], "test": short[SIZES["dev"] : sum(SIZES.values())]}
+    hidden = {key(side) for chosen in parts.values() for english in chosen for side in known[english]}
+    parts["rest"] = [english for english in order if not {key(side) for side in known[english]} & hidden]
+    parts["train"] = [english for english in parts["rest"] if fits(known[english])]
+    return parts, hidden
+
+
+def distinct(texts: Iterable[str], gone: set[str]) -> list[str]:
+    """Texts that are short enough, once each, none of ``gone``."""
+    return list({key(text): text for text in texts if fits([text]) and key(text) not in gone}.values())
+
+
+def finish(
+    out: Path, data: Path, languages: tuple[str, str], known: Pairs, parts: dict[str, list[str]], mono: list[list[str]]
+) -> dict[str, Any]:
+    """Write a pair's files; returns their sizes."""
+    (out / "mono").mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {}
+    for name in ("train", "dev", "test"):
+        write(out / f"{name}.tsv", (known[english] for english in parts[name]))
+        report[name] = len(parts[name])
+    flores = [lines(data / f"retrieval/flores200/{FLORES[language]}.txt.gz") for language in languages]
+    write(out / "flores.tsv", zip(*flores, strict=True))
+    for language, texts in zip(languages, mono, strict=True):
+        write(out / f"mono/{language}.txt", ([text] for text in texts))
+        report[f"mono.{language}"] = {"lines": len(texts), "words": sum(len(text.split()) for text in texts)}
+    return report
+
+
+def unsupervised(data: Path, out: Path) -> dict[str, Any]:
+    """Spanish and Portuguese, halves that do not translate each other."""
+    english = {name: with_english(data / f"parallel/{name}-en.tsv.gz") for name in ("es", "pt")}
+    both = english["es"].keys() & english["pt"].keys()
+    known = {line: (english["es"][line], english["pt"][line]) for line in english["es"] if line in both}
+    known = {line: pair for line, pair in known.items() if key(pair[0]) != key(pair[1])}
+    parts, hidden = held_out(known)
+    mono = []
+    for side, name in enumerate(("es", "pt")):
+        gone = hidden | {key(known[line][side]) for line in parts["rest"] if draw(line + " half", 2) == side}
+        mono.append(distinct((*lines(data / f"pretrain/{name}.txt.gz"), *english[name].values()), gone))
+    best, found = resembling(mono[0], mono[1], [known[line] for line in parts["train"]])
+    mono[0] = [text for text, score in zip(mono[0], best.tolist(), strict=True) if score <= THRESHOLD]
+    report = finish(out, data, ("es", "pt"), known, parts, mono)
+    return report | {
+        "resembling lines left out": int((best > THRESHOLD).sum()),
+        "known pairs so found": round(found, 3),
+    }
+
+
+def supervised(data: Path, out: Path) -> dict[str, Any]:
+    """Spanish and English: the pairs, and both languages' text."""
+    known = {english: (spanish, english) for english, spanish in with_english(data / "parallel/es-en.tsv.gz").items()}
+    known = {english: pair for english, pair in known.items() if key(pair[0]) != key(pair[1])}
+    parts, hidden = held_out(known)
+    sides = ([pair[0] for pair in known.values()], list(known))
+    mono = [
+        distinct((*lines(data / f"pretrain/{name}.txt.gz"), *own), hidden)
+        for name, own in zip(("es", "en"), sides, strict=True)
+    ]
+    return finish(out, data, ("es", "en"), known, parts, mono)
+
+
 def main() -> None:
     """Write everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("runs/translation/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/translation"))
     options = parser.parse_args()
-    data, out = options.data, options.out
-    (out / "mono").mkdir(parents=True, exist_ok=True)
-    spanish, portuguese = (with_english(data / f"parallel/{name}-en.tsv.gz") for name in ("es", "pt"))
-    known = {english: (spanish[english], portuguese[english]) for english in spanish if english in portuguese}
-    known = {english: pair for english, pair in known.items() if key(pair[0]) != key(pair[1])}
-    order = sorted(known, key=lambda english: draw(english, 1 << 62))
-    short = [english for english in order if fits(known[english])]
-    parts = {"dev": short[: SIZES["dev"]], "test": short[SIZES["dev"] : sum(SIZES.values())]}
-    hidden = {key(side) for chosen in parts.values() for english in chosen for side in known[english]}
-    rest = [english for english in order if not {key(side) for side in known[english]} & hidden]
-    parts["train"] = [english for english in rest if fits(known[english], LONGEST_PAIR)]
-    for name, chosen in parts.items():
-        write(out / f"es-pt.{name}.tsv", (known[english] for english in chosen))
-    flores = [lines(data / f"retrieval/flores200/{name}.txt.gz") for name in ("spa_Latn", "por_Latn")]
-    write(out / "es-pt.flores.tsv", zip(*flores, strict=True))
-
-    mono: list[list[str]] = []
-    for side, (name, paired) in enumerate((("es", spanish), ("pt", portuguese))):
-        gone = hidden | {key(known[english][side]) for english in rest if draw(english + " half", 2) == side}
-        texts = [text for text in (*lines(data / f"pretrain/{name}.txt.gz"), *paired.values()) if fits([text])]
-        mono.append(list({key(text): text for text in texts if key(text) not in gone}.values()))
-    best, found = resembling(mono[0], mono[1], [known[english] for english in short])
-    mono[0] = [text for text, score in zip(mono[0], best.tolist(), strict=True) if score <= THRESHOLD]
-    report: dict[str, Any] = {name: len(chosen) for name, chosen in parts.items()}
-    report |= {"resembling lines left out": int((best > THRESHOLD).sum()), "known pairs so found": round(found, 3)}
-    for name, texts in zip(("es", "pt"), mono, strict=True):
-        write(out / f"mono/{name}.txt", ([text] for text in texts))
-        report[f"mono.{name}"] = {"lines": len(texts), "words": sum(len(text.split()) for text in texts)}
-    (out / "data.json").write_text(json.dumps(report, indent=1), "utf-8")
-    print(json.dumps(report, indent=1))
+    for name, make in (("es-pt", unsupervised), ("es-en", supervised)):
+        report = make(options.data, options.out / name)
+        (options.out / name / "data.json").write_text(json.dumps(report, indent=1), "utf-8")
+        print(name, json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -68,3 +68,13 @@ def test_it_goes_on_from_its_state_bit_for_bit() -> None:
     take(half, resumed, 3, first=3)
     for a, b in zip(whole.parameters(), half.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_bf16_products_take_nearly_the_same_steps() -> None:
+    full, low = network(), network()
+    take(full, Muon(groups(full), lr=0.02), 50)
+    take(low, Muon(groups(low), lr=0.02, bf16=True), 50)
+    for a, b in zip(full.parameters(), low.parameters(), strict=True):
+        assert a.dtype == b.dtype == torch.float32
+        assert float((a - b).norm() / a.norm()) < 0.05
+        assert not torch.equal(a, b)

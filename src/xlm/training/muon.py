@@ -19,8 +19,8 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About ``U @ V.T`` of ``matrix = U S V.T``, by Newton-Schulz iteration in the matrix's own precision. Shape (m,
-    n) kept.
+    """About ``U @ V.T`` of ``matrix = U S V.T``, by Newton-Schulz iteration in the matrix's own precision, of which bf16
+    is enough. Shape (m, n) kept.
     """
     a, b, c = _QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
@@ -36,6 +36,7 @@ class Muon(torch.optim.Optimizer):
     """Groups with ``muon: True`` hold matrices, the others are AdamW's. Every group has its own ``lr``.
 
     A Muon step is ``lr * sqrt(max(1, rows / columns))`` times an orthogonal matrix; weight decay is decoupled in both halves.
+    With ``bf16`` the products of the iteration are bf16's, as in the publication; momentum and weights stay as they are.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        bf16: bool = False,
     ) -> None:
+        self._bf16 = bf16
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -75,7 +78,8 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         average: Tensor = state["momentum"]
         average.lerp_(gradient, 1 - group["momentum"])
-        update = orthogonalize(gradient.lerp(average, group["momentum"]))
+        update = gradient.lerp(average, group["momentum"])
+        update = orthogonalize(update.bfloat16() if self._bf16 else update).to(parameter.dtype)
         rows, columns = parameter.shape
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))

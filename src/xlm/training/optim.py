@@ -13,14 +13,14 @@ from xlm.training.recipe import Optimizer, Schedule, fraction
 from xlm.training.sharding import whole
 
 
-def build_optimizer(model: nn.Module, options: Optimizer) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, options: Optimizer, bf16: bool = False) -> torch.optim.Optimizer:
     """AdamW over all parameters that learn; biases and norms (fewer than two dimensions) are not decayed.
 
     With ``kind: muon`` the matrices of the encoder's layers take Muon's steps, at ``matrix_rate`` where the others are at
-    ``learning_rate``.
+    ``learning_rate``; ``bf16`` says that the machine multiplies in it.
     """
     if options.kind == "muon":
-        return _build_muon(model, options)
+        return _build_muon(model, options, bf16)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in learning if p.ndim >= 2], "weight_decay": options.weight_decay},
@@ -35,7 +35,7 @@ def build_optimizer(model: nn.Module, options: Optimizer) -> torch.optim.Optimiz
     )
 
 
-def _build_muon(model: nn.Module, options: Optimizer) -> Muon:
+def _build_muon(model: nn.Module, options: Optimizer, bf16: bool) -> Muon:
     matrices, tables, vectors = [], [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -48,7 +48,11 @@ def _build_muon(model: nn.Module, options: Optimizer) -> Muon:
         {"params": vectors, "weight_decay": 0.0, "rate": 1.0},
     ]
     return Muon(
-        [group for group in groups if group["params"]], options.learning_rate, betas=options.betas, eps=options.eps
+        [group for group in groups if group["params"]],
+        options.learning_rate,
+        betas=options.betas,
+        eps=options.eps,
+        bf16=bf16,
     )
 
 

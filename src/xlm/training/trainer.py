@@ -57,7 +57,7 @@ class Trainer:
             shard(model, device, bf16)
         self._fast = make_fast(model, bf16) if device.type == "cpu" and not self.sharded else None
         self._words = model.get_input_embeddings().weight
-        self.optimizer = build_optimizer(model, recipe.optimizer)
+        self.optimizer = build_optimizer(model, recipe.optimizer, bf16)
         objectives = recipe.objectives
         self._weights = {name: part.weight for name in ("mlm", "tlm", "clm") if (part := getattr(objectives, name))}
         if objectives.contrastive:

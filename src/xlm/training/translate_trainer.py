@@ -123,7 +123,7 @@ class Translator:
         model.to(self.device).train()
         self._fast = make_fast(model, self.bf16) if self.device.type == "cpu" else None
         options = recipe.optimizer
-        self.optimizer = build_optimizer(model, options)
+        self.optimizer = build_optimizer(model, options, self.bf16)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._words_table = model.get_input_embeddings().weight
         tokenizer = sentences.tokenizer
