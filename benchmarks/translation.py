@@ -1,7 +1,7 @@
 """Scores of the translation runs beside copying and word-by-word translation, as a table and a plot.
 
-    cd runs/translation; python ../../benchmarks/translation.py --xlm xlm/model --data data --out scores \\
-        --run "unsupervised=unmt-1+unmt-2" --run "unsupervised, new weights=unmt-new"
+    cd runs/translation/es-pt; python ../../../benchmarks/translation.py --pair es-pt --xlm xlm/model \\
+        --run "pretrained=unmt-1+unmt-2" --run "new weights=unmt-new-1+unmt-new-2"
 
 A run may have several parts, each begun from the model before; the last part's model is scored, the plot shows them all.
 
@@ -122,8 +122,9 @@ def main() -> None:
     """Score everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--xlm", type=Path, required=True, help="the pretrained model, for word by word")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("runs/translation/scores"))
+    parser.add_argument("--pair", required=True, help="es-pt: the two languages")
+    parser.add_argument("--data", type=Path, default=Path(), help="the pair's folder of benchmarks/translation_data.py")
+    parser.add_argument("--out", type=Path, default=Path("scores"))
     parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER[+FOLDER]")
     parser.add_argument("--beams", type=int, default=4)
     parser.add_argument("--dev", type=int, default=100, help="first pairs of the development set, as the recipes score")
@@ -139,10 +140,11 @@ def main() -> None:
     engines = {name: xlm.load(parts[-1] / "model") for name, parts in runs.items()}
     scores: dict[str, dict[str, Any]] = {}
     written: dict[str, dict[str, list[str]]] = {}
+    first, _, second = options.pair.partition("-")
     for part in ("dev", "test", "flores"):
         most = {"dev": options.dev, "flores": options.flores}.get(part)
-        rows = read(options.data / f"es-pt.{part}.tsv")[:most]
-        for side, (source, target) in enumerate((("es", "pt"), ("pt", "es"))):
+        rows = read(options.data / f"{part}.tsv")[:most]
+        for side, (source, target) in enumerate(((first, second), (second, first))):
             texts, references = [row[side] for row in rows], [row[1 - side] for row in rows]
             mono = [options.data / f"mono/{language}.txt" for language in (source, target)]
             column = f"{part} {source}–{target}"
@@ -156,8 +158,9 @@ def main() -> None:
             written[column] |= {"source": texts, "reference": references}
             print(column, {name: round(scores[name][column]["bleu"]["score"], 2) for name in made}, flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    levels = {name: np.mean([scores[name][f"dev {way}"]["bleu"]["score"] for way in ("es–pt", "pt–es")]) for name in
-              ("copying", "word by word")}  # fmt: skip
+    levels = {}
+    for name in ("copying", "word by word"):
+        levels[name] = np.mean([of["bleu"]["score"] for column, of in scores[name].items() if column.startswith("dev")])
     (options.out / "scores.json").write_text(json.dumps(scores, indent=1), "utf-8")
     (options.out / "translations.json").write_text(json.dumps(written, indent=1, ensure_ascii=False), "utf-8")
     if runs:

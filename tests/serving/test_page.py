@@ -283,6 +283,17 @@ def test_markup_in_a_text_stays_text(page: Any) -> None:
     )
 
 
+def test_the_interface_page_works_without_the_internet(page: Any, address: str, shot: Shot) -> None:
+    page.goto(address + "/docs")
+    expect(page.locator("#operations-vectors-embed_embed_post")).to_be_visible()
+    page.locator("#operations-vectors-embed_embed_post .opblock-summary-control").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.locator("textarea.body-param__text").fill('{"inputs": "สวัสดี", "model": "mini"}')
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table .response-col_status").first).to_contain_text("200")
+    shot(page, "interface")
+
+
 def test_a_key_opens_the_page(browser: Any) -> None:
     with running({"mini": xlm.load()}, Settings(api_keys=("secret",))) as address:
         page = browser.new_page()

@@ -14,7 +14,7 @@ import toytasks
 import xlm
 from xlm.errors import CheckpointError, ConfigError, DataError, InputError
 from xlm.training import finetune_alarms as alarms
-from xlm.training.finetune import describe, finetune
+from xlm.training.finetune import finetune
 from xlm.training.finetune_recipe import make_recipe
 from xlm.training.finetune_steps import Plan
 
@@ -153,7 +153,7 @@ def test_a_stopped_run_has_no_model_and_says_so(base: Path, tmp_path: Path) -> N
     """Loading the outcome of a stopped run must not silently load something else."""
     given = {**files(tmp_path, "classify"), "output": tmp_path / "run", "max_minutes": 1e-9, **FAST}
     stopped = finetune("classify", base, **given)
-    assert not stopped.finished and describe(stopped)["model"] is None
+    assert not stopped.finished and stopped.record()["model"] is None
     reason = (
         r"no model: it was stopped at step 1 of 18 \(max_minutes = 1e-09 is reached\) and saved in .*run: the same call"
     )

@@ -29,7 +29,8 @@ def build(toy: Callable[..., Path], **changes: Any) -> StepBuilder:
     vocabulary = load_vocabulary(recipe.path(recipe.tokenizer))
     texts = open_stores(str(root / "text" / "{language}.txt"), None, vocabulary, root / "cache", "text")
     pairs = open_stores(str(root / "pairs" / "{language}.tsv"), None, vocabulary, root / "cache", "pairs")
-    return StepBuilder(recipe, vocabulary, texts, pairs)
+    names = sorted({*texts, *pairs, recipe.data.pivot})
+    return StepBuilder(recipe, vocabulary, texts, pairs, {name: i for i, name in enumerate(names)})
 
 
 @pytest.fixture

@@ -199,6 +199,40 @@ def test_the_other_families_train_too(toy: Toy, family: str) -> None:
     assert outcome.finished
 
 
+def test_languages_have_the_ids_of_the_config(toy: Toy, tmp_path: Path) -> None:
+    size = {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64}
+    options = {"model__family": "xlm", "objectives": {"mlm": {}}, "optimizer__learning_rate": 1e-2}
+    numbered = run(toy(**options, model__config=size), "schedule.steps=2", output=tmp_path / "numbered")
+    config = xlm.XLMConfig.from_pretrained(numbered.model)
+    assert (config.n_langs, config.lang2id, config.id2lang) == (2, {"en": 0, "sw": 1}, {"0": "en", "1": "sw"})
+
+    ids = {"sw": 2, "fr": 1, "en": 0}
+    path = toy(**options, model__config=size | {"lang2id": ids})
+    given = run(path, "schedule.steps=1", output=tmp_path / "given")
+    config = xlm.XLMConfig.from_pretrained(given.model)
+    assert (config.n_langs, config.lang2id) == (3, ids)
+    again = run(
+        toy(**options, model__path=str(given.model), model__config={}), "schedule.steps=1", output=tmp_path / "on"
+    )
+    rows = [
+        xlm.XLMModel.from_pretrained(one.model).get_parameter("embeddings.language_embeddings.weight")
+        for one in (given, again)
+    ]
+    learnt = [not torch.allclose(a, b, rtol=1e-3) for a, b in zip(*rows, strict=True)]  # weight decay reaches all
+    assert learnt == [True, False, True]
+
+    del ids["fr"], ids["sw"]
+    with pytest.raises(ConfigError, match=r"model.config.lang2id: no id for sw; it has en"):
+        run(toy(**options, model__config=size | {"lang2id": ids}), output=tmp_path / "no")
+
+
+def test_a_stopped_run_has_no_model_and_says_so(toy: Toy, tmp_path: Path) -> None:
+    outcome = run(toy(objectives={"mlm": {}}), "schedule.steps=50", "max_minutes=1e-9")
+    with pytest.raises(CheckpointError, match=r"no model: it was stopped at step 1 of 50 \(max_minutes .* goes on"):
+        _ = outcome.model
+    assert outcome.record()["model"] is None and not outcome.finished
+
+
 def test_clm_trains_beside_mlm_and_tlm(toy: Toy, tmp_path: Path) -> None:
     config = {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64}
     path = toy(objectives={"mlm": {}, "clm": {}, "tlm": {}}, model__family="xlm", model__config=config)

@@ -21,7 +21,7 @@ EXTRAS = {
     "data": ("datasets", "pyarrow"),
     "train": ("matplotlib", "tensorboard"),
     "convert": ("h5py",),
-    "serve": ("fastapi", "httptools", "orjson", "uvicorn", "uvloop", "prometheus-client"),
+    "serve": ("fastapi", "fastapi-offline", "httptools", "orjson", "uvicorn", "uvloop", "prometheus-client"),
     "s3": ("s3fs",),
     "ray": ("ray",),
     "openvino": ("openvino",),

@@ -85,7 +85,7 @@ def finetune(
     if json and os.environ.get("RANK", "0") == "0":
         from xlm.cli.common import print_json
 
-        print_json(finetune.describe(outcome))
+        print_json(outcome.record())
     if not outcome.finished:
         raise typer.Exit(finetune.EXIT_STOPPED)
 

@@ -57,8 +57,7 @@ def pretrain(
     if json:
         from xlm.cli.common import print_json
 
-        record = dataclasses.asdict(outcome) | {"model": None if outcome.model is None else str(outcome.model)}
-        print_json(record)
+        print_json(outcome.record())
     if not outcome.finished:
         raise typer.Exit(EXIT_STOPPED)
 

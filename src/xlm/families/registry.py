@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ class Family:
         pooler: whether the family has a pooler at all.
         token_loss_masks_padding: whether token classification counts labels only where the attention mask is 1.
         special_ids: config key of each special token's id -> its kind (``pad``, ``bos``, ``eos``).
-        language_count: config key of the number of languages, where models have language embeddings.
+        languages: what a config says of languages with these ids, where models have language embeddings.
         causal_switch: config key that makes attention look left only.
         language_model: how the class that writes text from left to right is called after the family's prefix.
         sentence_start: kind of the special token that each side of a translation begins with.
@@ -45,7 +45,7 @@ class Family:
     pooler: bool = True
     token_loss_masks_padding: bool = False
     special_ids: dict[str, str] = field(default_factory=dict)
-    language_count: str | None = None
+    languages: Callable[[Mapping[str, int]], dict[str, Any]] | None = None
     causal_switch: str = "is_decoder"
     language_model: str = "ForCausalLM"
     sentence_start: str = "bos"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from xlm.errors import ConfigError
@@ -189,9 +190,12 @@ qa_outputs.{}                             qa_outputs.{}
 """
 
 
+def _known(ids: Mapping[str, int]) -> dict[str, Any]:
+    return {"n_langs": max(ids.values()) + 1, "lang2id": dict(ids), "id2lang": {i: name for name, i in ids.items()}}
+
+
 def _languages(*names: str) -> dict[str, Any]:
-    lang2id = {name: i for i, name in enumerate(names)}
-    return {"n_langs": len(names), "lang2id": lang2id, "id2lang": {i: name for name, i in lang2id.items()}}
+    return _known({name: i for i, name in enumerate(names)})
 
 
 _XNLI15 = _languages(*["ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"])
@@ -215,7 +219,7 @@ FAMILY = register(
             "pad_token_id": "pad",
             "bos_token_id": "bos",
         },
-        language_count="n_langs",
+        languages=_known,
         causal_switch="causal",
         language_model="WithLMHeadModel",
         sentence_start="eos",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 
-from xlm.serving import errors
+from xlm.serving import errors, pages
 from xlm.serving.gate import Gate
 from xlm.serving.metrics import Metrics
 from xlm.serving.routes import router
@@ -36,10 +36,15 @@ def create_app(models: dict[str, Any], settings: Settings | None = None) -> Fast
         yield
         desk.close()
 
-    app = FastAPI(title="xlm", version=__version__, lifespan=lifespan, description=_ABOUT)
+    app = FastAPI(
+        title="xlm", version=__version__, lifespan=lifespan, description=_ABOUT, docs_url=None, redoc_url=None
+    )
     app.state.desk = desk
     errors.install(app)
-    app.include_router(router)
+    # The gate compares keys; this tells the interface page that there are some.
+    keys = [Depends(HTTPBearer(auto_error=False))] if settings.api_keys else []
+    app.include_router(router, dependencies=keys)
+    pages.install(app)
     _service(app, desk, metrics)
     app.add_middleware(
         Gate,
@@ -56,19 +61,6 @@ _ABOUT = (
 
 
 def _service(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
-    page = files("xlm.serving") / "page"
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return HTMLResponse((page / "index.html").read_text("utf-8"), headers=_PAGE_HEADERS)
-
-    @app.get("/page/{name}", include_in_schema=False)
-    async def asset(name: str) -> Response:
-        kind = {"app.js": "text/javascript", "style.css": "text/css"}.get(name)
-        if kind is None:
-            raise errors.Refused(404, f"there is no {name}")
-        return Response((page / name).read_bytes(), media_type=kind)
-
     @app.get("/health", tags=["service"])
     async def health() -> Response:
         """Whether the process works: 500 when a model's thread has died."""
@@ -87,8 +79,3 @@ def _service(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
         """Counters for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'",
-    "Referrer-Policy": "no-referrer",
-}

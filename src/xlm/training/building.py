@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from xlm.data.random import torch_seed
 from xlm.data.store import Part, TokenStore
 from xlm.data.vocabulary import Vocabulary
 from xlm.errors import ConfigError
+from xlm.families.auto import AutoConfig
 from xlm.families.registry import family_of
 from xlm.training.init import initialize
 from xlm.training.recipe import Recipe
@@ -32,6 +33,10 @@ class Corpus:
     pairs: Stores
     valid: Stores
     held_out: Stores
+
+    def languages(self, pivot: str) -> list[str]:
+        """All languages that are trained on; ``pivot`` is the other side of every pair."""
+        return sorted({*self.texts, *self.pairs, *([pivot] if self.pairs else [])})
 
     def fingerprints(self) -> dict[str, str]:
         """What the texts and pairs of every language are known by: a digest of their token counts."""
@@ -108,8 +113,31 @@ def _built_corpus(recipe: Recipe, vocabulary: Vocabulary) -> Corpus:
     )
 
 
+def language_ids(recipe: Recipe, names: Sequence[str]) -> dict[str, int]:
+    """The ids of languages: those that the recipe's model or config knows, or else ``names`` numbered.
+
+    Raises ``ConfigError`` for a language that a model with ids of its own has none for.
+    """
+    where, known = "model.config.lang2id", recipe.model.config.get("lang2id")
+    if recipe.model.path:
+        where, known = (
+            "model.path: lang2id",
+            getattr(AutoConfig.from_pretrained(recipe.path(recipe.model.path)), "lang2id", None),
+        )
+    if not known:
+        return {name: i for i, name in enumerate(names)}
+    if missing := [name for name in names if name not in known]:
+        raise ConfigError(f"{where}: no id for {', '.join(missing)}; it has {', '.join(map(str, known))}")
+    return {name: int(known[name]) for name in names}
+
+
 def make_model(
-    recipe: Recipe, vocabulary: Vocabulary, corpus: Corpus, languages: int, probabilities: dict[str, float], fresh: bool
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    corpus: Corpus,
+    languages: Mapping[str, int],
+    probabilities: dict[str, float],
+    fresh: bool,
 ) -> Any:
     """The recipe's model on the CPU: new (initialised if ``fresh``; otherwise a checkpoint will fill it) or from a folder.
 
@@ -131,8 +159,8 @@ def make_model(
         special = {"pad": vocabulary.pad_id, "bos": vocabulary.bos_id, "eos": vocabulary.eos_id}
         values: dict[str, Any] = {"vocab_size": vocabulary.size}
         values |= {key: special[kind] for key, kind in family.special_ids.items()}
-        if family.language_count:
-            values[family.language_count] = languages
+        if family.languages:
+            values |= family.languages(given.get("lang2id") or languages)
         if only_causal:
             values[family.causal_switch] = True
         model = auto.from_config(family.config_class(**values | given))

@@ -49,12 +49,12 @@ class Validation:
         options, self._vocabulary = builder.recipe.every, vocabulary
         self._micro: dict[str, MicroBatch] = {}
         self._unigram: dict[str, tuple[float, float]] = {}
-        index: dict[str, int] = {name: i for i, name in enumerate(builder.languages)}
+        index = builder.language_ids
         for language, store in valid.items():
             blocks = stream_blocks(len(store.tokens), options.valid_length - 1)
             step = max(len(blocks) // options.valid_rows, 1)
             rows = [
-                np.concatenate([[vocabulary.bos_id], store.slice(*b)])
+                np.concatenate([[builder.start_id], store.slice(*b)])
                 for b in blocks[::step][: options.valid_rows].tolist()
             ]
             ids, lengths = pack(rows)

@@ -9,7 +9,6 @@ one process or ``torchrun``, the same metrics, curves and signals.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from xlm.training.report import Reporter
 from xlm.training.runtime import Processes
 from xlm.training.state import Progress
 
-__all__ = ["EXIT_STOPPED", "Outcome", "describe", "finetune", "run"]
+__all__ = ["EXIT_STOPPED", "Outcome", "finetune", "run"]
 
 
 def finetune(
@@ -129,10 +128,3 @@ class _Tuning(Work):
         return finish(
             self._recipe, self._data, self.model, self.folder, self._tuner.rate, chosen, step, self.alarms
         )  # fmt: skip
-
-
-def describe(outcome: Outcome) -> dict[str, Any]:
-    """The outcome as plain values; ``model`` is None where there is none."""
-    values = dataclasses.asdict(outcome)
-    folder = values.pop("folder")
-    return {"model": None if folder is None else str(folder), **values}

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from xlm.errors import CheckpointError, ConfigError, OutputError
+from xlm.errors import ConfigError, OutputError
 from xlm.training.files import run_lock, write_text_atomic
 from xlm.training.finetune_best import Scores, keep_best
 from xlm.training.finetune_model import kept
+from xlm.training.outcome import Ended, stopped
 from xlm.training.pretrain import set_aside
 from xlm.training.report import Reporter
 from xlm.training.runtime import Processes, Signals, processes
@@ -25,34 +26,19 @@ from xlm.training.state import Progress, checkpoint_folders, load_checkpoint, sa
 from xlm.training.steps import Cursor
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Ended):
+    """How a run ended; without a model, too, when it only checked its data.
 
     Attributes:
-        folder: the finished model's; None when the run was stopped early, or only checked its data.
-        scores: of that model on the evaluation files.
-        finished: False when a signal or ``max_minutes`` ended the run; the same call goes on.
-        step, epochs, seconds: how far it went, and how long it trained.
+        scores: of the model on the evaluation files.
+        epochs: how often the training examples were seen.
         alarms: what seemed wrong.
-        ended: why there is no model, where there is none.
     """
 
-    folder: Path | None
     scores: dict[str, float]
-    finished: bool
-    step: int
     epochs: float
-    seconds: float
     alarms: list[str] = field(default_factory=list)
-    ended: str = ""
-
-    @property
-    def model(self) -> Path:
-        """The finished model's folder, for :func:`xlm.load`. Raises CheckpointError where there is none."""
-        if self.folder is None:
-            raise CheckpointError(f"this run has no model: {self.ended}")
-        return self.folder
 
 
 class Work:
@@ -158,7 +144,10 @@ def conduct(
         check_recipe(recipe, checkpoint, changed)
         made = work(recipe, report, group, check)
         if check:
-            return Outcome(None, {}, True, 0, 0.0, 0.0, made.alarms, "its data were only checked")
+            ended = "its data were only checked"
+            return Outcome(
+                folder=None, scores={}, finished=True, step=0, epochs=0.0, seconds=0.0, alarms=made.alarms, ended=ended
+            )
         return Loop(recipe, made, report, group, checkpoint).go()
 
 
@@ -217,11 +206,16 @@ class Loop:
         self.report.plot()
         folder = self._finish() if finished else None
         scores = dict(self.scores.best()[1]) if self.scores else {}
-        of = "" if self.work.steps is None else f" of {self.work.steps}"
-        ended = f"it was stopped at step {step}{of} ({self.stop}) and saved in {self.output}"
-        ended = "" if finished else f"{ended}: the same call goes on from there"
-        epochs = step / self.work.steps_an_epoch
-        return Outcome(folder, scores, finished, step, epochs, self.progress.seconds, self.work.alarms, ended)
+        return Outcome(
+            folder=folder,
+            scores=scores,
+            finished=finished,
+            step=step,
+            epochs=step / self.work.steps_an_epoch,
+            seconds=self.progress.seconds,
+            alarms=self.work.alarms,
+            ended="" if finished else stopped(step, self.work.steps, str(self.stop), self.output),
+        )
 
     def _agree(self, tokens: int, seconds: float, since_start: float, signals: Signals) -> tuple[int, float]:
         """Advance by one step. The processes agree on the tokens, the clock (both returned) and whether to stop."""

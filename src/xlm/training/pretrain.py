@@ -19,10 +19,11 @@ import torch
 
 from xlm.data.vocabulary import load_vocabulary
 from xlm.errors import ConfigError, OutputError
-from xlm.training.building import make_model, open_corpus
+from xlm.training.building import language_ids, make_model, open_corpus
 from xlm.training.evaluate import LanguageScore, Validation, summary
 from xlm.training.files import atomic_folder, run_lock, write_text_atomic
 from xlm.training.optim import rate_factor
+from xlm.training.outcome import Ended, stopped
 from xlm.training.recipe import Recipe, changed_fields
 from xlm.training.report import Reporter
 from xlm.training.runtime import Processes, Signals, choose_device, processes, use_bf16
@@ -36,15 +37,11 @@ from xlm.training.watchdog import Watchdog
 EXIT_STOPPED = 75
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: ``finished`` or stopped early, where the model is, and the last scores."""
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Ended):
+    """How a run ended, how many tokens it read, and the last scores."""
 
-    finished: bool
-    step: int
     tokens: int
-    seconds: float
-    model: Path | None
     scores: dict[str, LanguageScore]
     retrieval: dict[str, float]
 
@@ -108,9 +105,10 @@ class _Run:
         report.tell(str(corpus))
         if checkpoint:
             self._check_data(checkpoint, corpus.fingerprints())
-        self.builder = StepBuilder(recipe, self.vocabulary, corpus.texts, corpus.pairs)
+        languages = language_ids(recipe, corpus.languages(recipe.data.pivot))
+        self.builder = StepBuilder(recipe, self.vocabulary, corpus.texts, corpus.pairs, languages)
         self.validation = Validation(self.builder, self.vocabulary, corpus.valid, corpus.texts, corpus.held_out)
-        languages, probabilities = len(self.builder.languages), self.builder.text_probabilities
+        probabilities = self.builder.text_probabilities
         self.model = make_model(recipe, self.vocabulary, corpus, languages, probabilities, checkpoint is None)
         self.model.train()
         if recipe.parallel == "replicate" or group.world == 1:
@@ -212,7 +210,17 @@ class _Run:
         self.report.plot()
         self.report.table(scores, retrieval)
         progress = self.progress
-        return Outcome(finished, progress.cursor.step, progress.tokens, progress.seconds, folder, scores, retrieval)
+        step = progress.cursor.step
+        return Outcome(
+            folder=folder,
+            finished=finished,
+            step=step,
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            scores=scores,
+            retrieval=retrieval,
+            ended="" if finished else stopped(step, self.recipe.schedule.steps, str(self.stop), self.output),
+        )
 
     def _submit(
         self, pool: ThreadPoolExecutor, cursor: Cursor, done: float

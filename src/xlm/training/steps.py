@@ -47,7 +47,7 @@ class MicroBatch:
     """One forward pass: packed ``ids`` (tokens,) of rows with ``lengths``.
 
     ``positions``/``targets`` (chosen,) are what is to be predicted. ``position_ids`` (tokens,) count from 0 in every
-    row and are None where plain; ``languages`` (tokens,) are indices into the builder's ``languages``.
+    row and are None where plain; ``languages`` (tokens,) are the builder's ``language_ids``.
     """
 
     objective: str
@@ -89,11 +89,16 @@ class StepBuilder:
     """``build(cursor, rank, world)`` is the list of this rank's micro-batches, ``advance(cursor)`` the next step's cursor."""
 
     def __init__(
-        self, recipe: Recipe, vocabulary: Vocabulary, texts: Mapping[str, TokenStore], pairs: Mapping[str, TokenStore]
+        self,
+        recipe: Recipe,
+        vocabulary: Vocabulary,
+        texts: Mapping[str, TokenStore],
+        pairs: Mapping[str, TokenStore],
+        language_ids: Mapping[str, int],
     ) -> None:
         self.recipe, self._vocabulary, self._texts = recipe, vocabulary, texts
         data, objectives, seed = recipe.data, recipe.objectives, recipe.seed
-        self.languages: list[str] = sorted({*texts, *pairs, *([data.pivot] if pairs else [])})
+        self.language_ids = language_ids
         pairs_alpha = data.alpha if data.pairs_alpha is None else data.pairs_alpha
         sizes = {name: len(s.tokens) if data.alpha_by == "tokens" else len(s) for name, s in texts.items()}
         self.text_probabilities = _probabilities(sizes, data.alpha)
@@ -102,9 +107,8 @@ class StepBuilder:
         self._contrastive = (
             PairStream(pairs, self.pair_probabilities, seed, "contrastive") if objectives.contrastive else None
         )
-        self._index = {name: i for i, name in enumerate(self.languages)}
         self._pair_names = list(self.pair_probabilities)
-        self._start_id = vocabulary.bos_id if data.first_token == "bos" else vocabulary.eos_id
+        self.start_id = vocabulary.bos_id if data.first_token == "bos" else vocabulary.eos_id
         excluded = vocabulary.special_ids if recipe.masking.selection == "roberta" else ()
         self._replacements = ordinary_ids(vocabulary.size, excluded)
         self._weights = frequency_weights(self._counts(), recipe.masking.frequency_alpha)
@@ -195,7 +199,7 @@ class StepBuilder:
         eos = self._vocabulary.eos_id
         parts: list[Ids] = []
         for side in sides:
-            parts += [np.array([eos if parts else self._start_id], np.int64), side, np.array([eos], np.int64)]
+            parts += [np.array([eos if parts else self.start_id], np.int64), side, np.array([eos], np.int64)]
         return np.concatenate(parts)
 
     def _make_tlm(self, job: _Job, length: int, rng: np.random.Generator) -> MicroBatch:
@@ -212,7 +216,7 @@ class StepBuilder:
             (a, of_a), (b, of_b) = sides[::-1] if swap else sides
             rows.append(self.row(a, b))
             positions += [np.arange(len(a) + 2), np.arange(len(b) + 2)]
-            languages += [np.full(len(a) + 2, self._index[of_a]), np.full(len(b) + 2, self._index[of_b])]
+            languages += [np.full(len(a) + 2, self.language_ids[of_a]), np.full(len(b) + 2, self.language_ids[of_b])]
         names = [self._pair_names[language] for language, _, _ in pairs]
         made = self._masked("tlm", rows, names, rng, self.recipe.masking.rate)
         position_ids = np.concatenate(positions) if options.reset_positions else None
@@ -250,7 +254,7 @@ class StepBuilder:
     ) -> MicroBatch:
         ids, lengths = pack(rows)
         masked = self.mask(ids, lengths, rng, rate) if rate else Masked(ids, ids[:0], ids[:0])
-        languages = np.repeat(np.array([self._index[name] for name in names], np.int64), lengths)
+        languages = np.repeat(np.array([self.language_ids[name] for name in names], np.int64), lengths)
         return MicroBatch(objective, masked.ids, lengths, list(names), masked.positions, masked.targets, languages)
 
     def mask(
@@ -281,7 +285,7 @@ class StepBuilder:
         if (key := (objective, phase)) not in self._streams:
             data, seed = self.recipe.data, self.recipe.seed
             name = f"phase {phase}" if objective == "mlm" else f"phase {phase} {objective}"
-            start = None if data.first_token == "none" else self._start_id
+            start = None if data.first_token == "none" else self.start_id
             self._streams[key] = BlockStream(
                 self._texts, self.text_probabilities, length, start, data.blocks, seed, name
             )
