@@ -9,7 +9,7 @@ import pytest
 
 import toytasks
 import xlm
-from xlm.serving.scheduler import Abandoned, Ticket, current_ticket
+from xlm.serving.tickets import Abandoned, Ticket, current_ticket
 from xlm.serving.served import still_wanted
 
 from .conftest import running

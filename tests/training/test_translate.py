@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import xlm
+from torchrun import finetuned
 from xlm.errors import ConfigError, DataError, InputError
 from xlm.tasks.translate import Sentences
 from xlm.tokenizers.train import train_sentencepiece
@@ -350,3 +351,24 @@ def test_a_head_without_bias_cannot_be_kept_from_tokens() -> None:
 
     with pytest.raises(ConfigError, match=r"back\.own"), forbidding(Bare(), np.array([1])):
         raise AssertionError
+
+
+@pytest.mark.slow
+def test_two_processes_learn_to_translate_as_one(data: Path, tmp_path: Path) -> None:
+    files = ["--train", str(data / "en-fr.train.tsv"), "--eval", str(data / "en-fr.dev.tsv")]
+    arguments = ["--task", "translate", "--model", str(data / "xlm"), *files]
+    options = [
+        "batch_tokens=200",
+        "schedule.steps=6",
+        "precision=fp32",
+        "dropout=0.0",
+        "threads=1",
+        "device=cpu",
+        "log=1",
+    ]
+    one, _ = finetuned(1, arguments, tmp_path / "one", *options)
+    two, told = finetuned(2, arguments, tmp_path / "two", *options)
+    assert "on 2 x cpu" in told and one["step"] == two["step"] == 6
+    want, got = (xlm.EncoderDecoderModel.from_pretrained(end["model"]) for end in (one, two))
+    for name, parameter in want.named_parameters():
+        torch.testing.assert_close(got.get_parameter(name), parameter, rtol=0, atol=2e-5, msg=name)

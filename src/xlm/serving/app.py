@@ -78,4 +78,3 @@ def _service(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
     async def prometheus() -> Response:
         """Counters for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
-

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from xlm.errors import InputError
-from xlm.serving.scheduler import Abandoned, Died, Overloaded
+from xlm.serving.tickets import Abandoned, Died, Overloaded
 
 
 class Refused(Exception):

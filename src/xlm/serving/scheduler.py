@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import Any
 
@@ -21,50 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xlm.errors import XLMError
+from xlm.serving.tickets import Abandoned, Died, Overloaded, Ticket, current_ticket
 from xlm.tasks.retrieve import Floats, pool
 
 log = logging.getLogger(__name__)
 
 Pack = tuple[list[int], list[int], Tensor]
 """Indices of rows, their lengths, their states (tokens, hidden) end to end."""
-
-
-class Overloaded(XLMError):
-    """Too much waits already; ``seconds`` is when to try again."""
-
-    def __init__(self, message: str, seconds: float) -> None:
-        super().__init__(message)
-        self.seconds = max(1, round(seconds))
-
-
-class Abandoned(XLMError):
-    """Nobody waits for the answer any more: the client has gone or its time is over."""
-
-
-class Died(XLMError):
-    """The model's thread has ended; nothing can be computed any more."""
-
-
-class Ticket:
-    """One request: whether anybody still wants it, until when, and what it cost."""
-
-    def __init__(self, seconds: float = float("inf")) -> None:
-        self.deadline = time.monotonic() + seconds
-        self.tokens = 0
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """Nobody wants it any more; rows that still wait are dropped."""
-        self._cancelled.set()
-
-    @property
-    def over(self) -> bool:
-        """Cancelled, or too late."""
-        return self._cancelled.is_set() or time.monotonic() > self.deadline
-
-
-current_ticket: ContextVar[Ticket | None] = ContextVar("current_ticket", default=None)
 
 
 class _Job:
