@@ -22,7 +22,7 @@ _NAMED = re.compile(r"""(?:src|href)\s*=\s*["']([^"']+)["']""")
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app({}, Settings(api_keys=("key",)))) as found:
+    with TestClient(create_app({}, Settings(api_keys=("key",)), loading=["mini"])) as found:
         yield found
 
 

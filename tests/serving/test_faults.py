@@ -352,7 +352,7 @@ def test_77_sigterm_drains(times: int) -> None:
         "import time, xlm\nfrom xlm.serving.run import run\nfrom xlm.serving.settings import Settings\n"
         "engine = xlm.load()\nstates = engine.model.states\n"
         "engine.model.states = lambda batch: (time.sleep(0.25), states(batch))[1]\n"
-        "run({'mini': engine}, Settings(tokens_a_pack=64), port=0, say=lambda text: print(text, flush=True))\n"
+        "run({'mini': lambda: engine}, Settings(tokens_a_pack=64), port=0, say=lambda text: print(text, flush=True))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}

@@ -9,8 +9,8 @@ import pytest
 
 import toytasks
 import xlm
-from xlm.serving.tickets import Abandoned, Ticket, current_ticket
 from xlm.serving.served import still_wanted
+from xlm.serving.tickets import Abandoned, Ticket, current_ticket
 
 from .conftest import running
 from .test_routes import post

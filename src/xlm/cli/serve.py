@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xlm.cli.common import DeviceOption, DtypeOption, stderr
+
+if TYPE_CHECKING:
+    from xlm.serving.settings import Settings
 
 
 def serve(
@@ -32,16 +37,10 @@ def serve(
 ) -> None:
     """Serve models over HTTP: OpenAI, Cohere and TEI routes, every task, a page at /.
 
+    It listens at once: /health answers while the models are loaded, /ready when they are.
+
     Example: xlm serve xlm-roberta-base --port 8000
     """
-    from xlm.errors import MissingExtraError
-    from xlm.inference.engine import load
-
-    try:
-        from xlm.serving.run import run
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("xlm serve", error.name or "fastapi", "serve") from error
-    from xlm.serving.served import name_of
     from xlm.serving.settings import Settings
 
     settings = Settings(
@@ -50,11 +49,39 @@ def serve(
         answer_seconds=answer_seconds,
         api_keys=tuple(api_key or ()),
     )
-    engines = {}
-    for argument in models or [None]:
-        name, _, path = (
-            (argument or "").rpartition("=") if argument and not os.path.isdir(argument) else ("", "", argument or "")
-        )
-        engine = load(path or None, dtype=dtype, device=device)
-        engines[name or name_of(path or engine.name)] = engine
-    run(engines, settings, host=host, port=port, log_requests=log_requests, say=lambda text: stderr().print(text))
+    # What imports make is there to stay: looking it through for garbage, again and again as it grows, takes a tenth of the
+    # time until the server is ready. From then on `run` lets it be looked for again.
+    gc.disable()
+    try:
+        _serve(models or [None], dtype, device, settings, host, port, log_requests)
+    finally:
+        gc.enable()
+
+
+def _serve(
+    models: Sequence[str | None],
+    dtype: str | None,
+    device: str | None,
+    settings: Settings,
+    host: str,
+    port: int,
+    log_requests: bool,
+) -> None:
+    from xlm.errors import InputError, MissingExtraError
+
+    try:
+        from xlm.serving.run import run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("xlm serve", error.name or "fastapi", "serve") from error
+    from xlm.serving.loading import loader, name_of
+
+    loaders = {}
+    for argument in models:
+        name, path = None, argument
+        if argument is not None and "=" in argument and not os.path.isdir(argument):
+            name, path = argument.rsplit("=", 1)
+        name = name or name_of(path)
+        if name in loaders:
+            raise InputError(f"two models are called {name!r}: give one of them another name, as in  NAME={path}")
+        loaders[name] = loader(path, dtype, device)
+    run(loaders, settings, host=host, port=port, log_requests=log_requests, say=lambda text: stderr().print(text))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from xlm.serving.served import Desk
@@ -29,17 +27,11 @@ class Metrics:
         self._tokens = Gauge("xlm_computed_tokens", "Tokens computed since the start.", ["model"], registry=registry)
         self._dropped = Gauge("xlm_dropped_tokens", "Tokens not computed: nobody waited.", ["model"], registry=registry)
         self._under_way = Gauge("xlm_requests_under_way", "Requests not answered yet.", registry=registry)
-        for served in desk.models.values():
-            served.scheduler.on_pack = self._pack_counter(served.name)
+        desk.on_pack = self._count_pack
 
-    def _pack_counter(self, name: str) -> Callable[[int, float], None]:
-        packs, seconds_total = self._packs.labels(name), self._pack_seconds.labels(name)
-
-        def count(tokens: int, seconds: float) -> None:
-            packs.observe(tokens)
-            seconds_total.inc(seconds)
-
-        return count
+    def _count_pack(self, model: str, tokens: int, seconds: float) -> None:
+        self._packs.labels(model).observe(tokens)
+        self._pack_seconds.labels(model).inc(seconds)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a finished request; 499 is a client that left."""
@@ -48,7 +40,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it, as of now."""
-        for served in self._desk.models.values():
+        for served in list(self._desk.models.values()):
             self._waiting.labels(served.name).set(served.scheduler.waiting)
             self._tokens.labels(served.name).set(served.scheduler.computed)
             self._dropped.labels(served.name).set(served.scheduler.dropped)

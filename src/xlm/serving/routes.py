@@ -53,7 +53,7 @@ async def models(request: Request) -> dict[str, Any]:
     """The models of this server."""
     return {
         "object": "list",
-        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "xlm"} for name in _desk(request).models],
+        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "xlm"} for name in _desk(request).names],
     }
 
 
@@ -171,7 +171,7 @@ async def info(request: Request, model: str | None = None) -> dict[str, Any]:
     engine = served.engine
     return {
         "model_id": served.name,
-        "models": list(desk.models),
+        "models": list(desk.names),
         "model_type": engine.model.config.model_type,
         "architecture": type(engine.model).__name__,
         "model_dtype": engine.dtype,

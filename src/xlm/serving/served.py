@@ -7,25 +7,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xlm.serving.errors import Refused
-from xlm.serving.scheduler import Abandoned, Overloaded, Scheduler, Ticket, current_ticket, model_runner
 from xlm.serving.settings import Settings
+from xlm.serving.tickets import Abandoned, Overloaded, Ticket, current_ticket
 
 T = TypeVar("T")
 _AT_ONCE = 4000
 """Characters of a request that are tokenized in the event loop, in about a millisecond."""
+_TRY_AGAIN = 2
+"""Seconds after which it is worth asking a model again that is being loaded."""
 
 
 class Served:
     """One model under a name."""
 
     def __init__(self, name: str, engine: Any, settings: Settings) -> None:
+        # Where a model is, PyTorch is too; a server listens before.
+        from xlm.serving.scheduler import Scheduler, model_runner
+
         self.name, self.engine = name, engine
         run = model_runner(engine.model, engine.device)
         self.scheduler = Scheduler(run, settings.tokens_a_pack, settings.waiting_tokens)
@@ -33,22 +38,45 @@ class Served:
 
 
 class Desk:
-    """Where requests wait for a thread: tokenizing and answering happen there, computing in the scheduler's."""
+    """Where requests wait for a thread: tokenizing and answering happen there, computing in the scheduler's.
 
-    def __init__(self, models: list[Served], settings: Settings) -> None:
-        self.models = {model.name: model for model in models}
+    Args:
+        names: of all models, also of those that are added later; the first is used where a request names none.
+        settings: the limits.
+    """
+
+    def __init__(self, names: Sequence[str], settings: Settings) -> None:
+        self.names = tuple(names)
+        self.models: dict[str, Served] = {}
         self.settings = settings
+        self.on_pack: Callable[[str, int, float], None] = lambda name, tokens, seconds: None
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="xlm-request")
         self.under_way = 0
         self.draining = False
 
+    @property
+    def loading(self) -> list[str]:
+        """The models that are not there yet."""
+        return [name for name in self.names if name not in self.models]
+
+    def add(self, name: str, engine: Any) -> None:
+        """Serve a loaded engine from now on, under one of the names."""
+        served = Served(name, engine, self.settings)
+        served.scheduler.on_pack = partial(self.on_pack, name)
+        self.models[name] = served
+
     def find(self, name: str | None) -> Served:
-        """The model of a request: by name, or the only (else the first) one."""
-        if name is None or (name not in self.models and len(self.models) == 1 and name in ("", "default")):
-            return next(iter(self.models.values()))
+        """The model of a request: by name, or the only (else the first) one.
+
+        Raises:
+            Refused: there is none of that name, or it is not loaded yet.
+        """
+        if name is None or (name not in self.names and len(self.names) == 1 and name in ("", "default")):
+            name = self.names[0]
+        if name not in self.names:
+            raise Refused(404, f"model is {name!r}: this server has {', '.join(self.names)}", "model")
         if name not in self.models:
-            known = ", ".join(self.models)
-            raise Refused(404, f"model is {name!r}: this server has {known}", "model")
+            raise Refused(503, f"{name} is still being loaded", retry_after=_TRY_AGAIN)
         return self.models[name]
 
     def check(self, texts: list[str], param: str) -> None:
@@ -132,7 +160,7 @@ class Desk:
 
     def close(self) -> None:
         """End the threads."""
-        for model in self.models.values():
+        for model in list(self.models.values()):
             model.scheduler.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
@@ -152,9 +180,3 @@ def _forget(future: asyncio.Future[Any]) -> None:
     """Take the outcome of an abandoned future, so that nothing complains of it."""
     if not future.cancelled():
         future.exception()
-
-
-def name_of(path_or_name: str | Path) -> str:
-    """What a model is called in requests: a hub name as it is, a folder by its own name."""
-    path = Path(path_or_name)
-    return path.resolve().name if path.is_dir() else str(path_or_name)

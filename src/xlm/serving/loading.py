@@ -1,0 +1,57 @@
+"""How a server's models are loaded: when it listens already, and read from the disk while PyTorch is imported."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xlm.assets import BUNDLED, bundled_folder
+from xlm.hub import resolve
+
+_AT_ONCE = 1 << 22
+"""Bytes that are read at once."""
+
+
+def loader(path_or_name: str | None, dtype: str | None, device: str | None) -> Callable[[], Any]:
+    """What loads an engine when it is called; arguments and errors as in `xlm.load`."""
+
+    def load() -> Any:
+        folder = bundled_folder() if path_or_name is None else resolve(path_or_name)
+        threading.Thread(target=read_ahead, args=(folder,), daemon=True).start()
+        import xlm
+
+        return xlm.load(path_or_name, dtype=dtype, device=device)
+
+    return load
+
+
+def read_ahead(folder: Path) -> int:
+    """Read a folder's weights into the kernel's cache, unless they would fill half of the memory; bytes read."""
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if sum(file.stat().st_size for file in files) > _memory() / 2:
+        return 0
+    buffer, count = bytearray(_AT_ONCE), 0
+    for file in files:
+        with file.open("rb", buffering=0) as stream:
+            while size := stream.readinto(buffer):
+                count += size
+    return count
+
+
+def _memory() -> int:
+    """Bytes of memory; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def name_of(path_or_name: str | Path | None) -> str:
+    """What a model is called in requests: a hub name as it is, a folder by its own name."""
+    if path_or_name is None:
+        return BUNDLED
+    path = Path(path_or_name)
+    return path.resolve().name if path.is_dir() else str(path_or_name)
