@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from xlm.data.readers import decode_lines, read_lines
 from xlm.errors import DataError, InputError
+
+if TYPE_CHECKING:  # imported where they are used: a server, or answers as JSON, have no use for them
+    from rich.console import Console
 
 
 class Errors(StrEnum):
@@ -57,16 +57,22 @@ TruncateOption = Annotated[
 
 def stdout() -> Console:
     """Where answers go. Colours only on a terminal, and never with NO_COLOR."""
+    from rich.console import Console
+
     return Console(highlight=False)
 
 
 def stderr() -> Console:
     """Where progress, notes and errors go."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False)
 
 
 def fail(message: str) -> None:
     """Print an error: red, on stderr, not wrapped, so that it can be searched for and copied."""
+    from rich.text import Text
+
     stderr().print(Text(f"xlm: {message}", style="bold red"), soft_wrap=True)
 
 
@@ -87,6 +93,8 @@ def input_texts(
         InputError: nothing to read, both kinds of input at once, or an empty text or line.
         DataError: a file that cannot be read, or invalid UTF-8; file, line and byte are named.
     """
+    from xlm.data.readers import decode_lines, read_lines
+
     faults: list[DataError] = []
     replaced = faults.append if errors is Errors.REPLACE else None
     if texts and file is not None:
@@ -108,4 +116,6 @@ def input_texts(
             raise InputError(f"{where}: the text is empty: at least one character that is not a space is needed")
         yield where, text
     if faults:
+        from rich.text import Text
+
         stderr().print(Text(f"{len(faults):,} lines with U+FFFD for what is not UTF-8: {faults[0]}"), soft_wrap=True)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xlm.checkpoints.foreign.pytorch import open_torch
 from xlm.errors import CheckpointError, InputError
 
 Floats = NDArray[np.float32]
@@ -120,6 +119,8 @@ def _pooling(path: Path) -> str:
 def _linear(path: Path) -> Linear | None:
     if not path.is_file():
         return None
+    from xlm.checkpoints.foreign.pytorch import open_torch  # few models have such a file
+
     tensors = open_torch(path)
     if missing := {"weight", "bias"} - set(tensors):
         raise CheckpointError(
