@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import toytasks
 import xlm
+from xlm.serving.app import create_app
+from xlm.serving.settings import Settings
 
-from .conftest import running
+from .conftest import HEADS, running
 from .test_routes import post
 
 TEXTS = ["Marie Curie was born in Warsaw.", "ولدت ماري كوري في وارسو.", "居里夫人出生于华沙。"]
@@ -60,22 +64,47 @@ def test_the_other_heads(address: str, engines: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_interface_page_tells_the_truth(engines: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["mini", *HEADS, "mt"])
+def test_the_interface_page_tells_the_truth(name: str, engines: dict[str, Any], tmp_path: Path) -> None:
+    """Generated requests, right ones and wrong ones: what is answered is what the page says, and never a failure."""
     schemathesis = pytest.importorskip("schemathesis")
-    from xlm.serving.app import create_app
-    from xlm.serving.settings import Settings
+    hypothesis = pytest.importorskip("hypothesis")
+    from schemathesis import checks
+    from schemathesis.specs.openapi import checks as of_openapi
 
-    app = create_app({"mini": xlm.load(), **engines}, Settings(inputs=8, characters=2000))
+    if name == "mini":
+        engine = xlm.load()
+    elif name == "mt":
+        engine = xlm.load(toytasks.translator(tmp_path, directions=[["de", "en"], ["en", "de"]]))
+    else:
+        engine = xlm.load(engines[name].name)
+    asked = {"/tokenize", "/info", *(f"/{task}" for task in engine.tasks)}
+    asked |= {f"/{version}rerank" for version in ("v1/", "v2/") if "rerank" in engine.tasks}
+    app = create_app({name: engine}, Settings(inputs=8, characters=2000))
+    held = [
+        checks.not_a_server_error,
+        of_openapi.status_code_conformance,
+        of_openapi.content_type_conformance,
+        of_openapi.response_schema_conformance,
+        of_openapi.negative_data_rejection,
+    ]
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
-    import hypothesis
+    statuses = set()
 
-    for operation in schema.get_all_operations():
-        found = operation.ok()
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        if name != "mini" and operation.path not in asked:
+            continue
+        right, wrong = (operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode)
 
-        @hypothesis.given(case=found.as_strategy())
-        @hypothesis.settings(max_examples=10, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+        @hypothesis.given(case=right | wrong)
+        @hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
         def run(case: Any) -> None:
+            if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+                case.body["model"] = name  # any other is 404
             response = case.call()
-            assert response.status_code < 500, (case.path, case.body, response.text)
+            case.validate_response(response, checks=held)
+            statuses.add(response.status_code)
 
         run()
+    assert {200, 422} <= statuses

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 
 from xlm.errors import ConfigError
@@ -74,13 +74,15 @@ _ABOUT = (
 
 
 def _service(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
-    @app.get("/health", tags=["service"])
+    @app.get("/health", tags=["service"], responses={500: {"description": "A model's thread has died"}})
     async def health() -> Response:
         """Whether the process works: 500 when a model's thread has died."""
         dead = [model.name for model in list(desk.models.values()) if not model.scheduler.alive]
         return JSONResponse({"status": "dead" if dead else "ok", "dead": dead}, 500 if dead else 200)
 
-    @app.get("/ready", tags=["service"])
+    @app.get(
+        "/ready", tags=["service"], responses={503: {"description": "Models are loaded, or the server shuts down"}}
+    )
     async def ready(request: Request) -> Response:
         """Whether new work is welcome: 503 while models are loaded, and while shutting down."""
         if desk.draining:
@@ -89,7 +91,7 @@ def _service(app: FastAPI, desk: Desk, metrics: Metrics) -> None:
             return JSONResponse({"status": "loading", "loading": loading}, 503, {"Retry-After": "2"})
         return JSONResponse({"status": "ready", "models": list(desk.names)})
 
-    @app.get("/metrics", tags=["service"])
+    @app.get("/metrics", tags=["service"], response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counters for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")

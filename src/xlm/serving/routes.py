@@ -14,7 +14,11 @@ from xlm.serving.errors import Refused
 from xlm.serving.served import Desk, Served, still_wanted
 from xlm.tasks.retrieve import normalized
 
-router = APIRouter(route_class=Direct)
+_FAULT: dict[int | str, dict[str, Any]] = {
+    "default": {"model": schema.Fault, "description": "What is wrong with the request, or why it got no answer"}
+}
+_OPENAI_FAULT: dict[int | str, dict[str, Any]] = {"default": _FAULT["default"] | {"model": schema.OpenAIFault}}
+router = APIRouter(route_class=Direct, responses=_FAULT)
 
 
 def _desk(request: Request) -> Desk:
@@ -48,7 +52,7 @@ async def _truncated(request: Request, desk: Desk, served: Served, texts: list[s
 # -- OpenAI -----------------------------------------------------------------------------------------------------------
 
 
-@router.get("/v1/models", tags=["OpenAI"])
+@router.get("/v1/models", tags=["OpenAI"], responses=_OPENAI_FAULT)
 async def models(request: Request) -> dict[str, Any]:
     """The models of this server."""
     return {
@@ -57,7 +61,7 @@ async def models(request: Request) -> dict[str, Any]:
     }
 
 
-@router.post("/v1/embeddings", tags=["OpenAI"])
+@router.post("/v1/embeddings", tags=["OpenAI"], responses=_OPENAI_FAULT)
 async def embeddings(request: Request, body: schema.Embeddings) -> dict[str, Any]:
     """Vectors of unit length, as OpenAI's clients read them."""
     inputs: list[Any]
@@ -216,7 +220,7 @@ async def _classify(request: Request, body: schema.Predict) -> tuple[bool, list[
 
 
 @router.post("/rerank", tags=["vectors"])
-@router.post("/v1/rerank", tags=["vectors"])
+@router.post("/v1/rerank", tags=["vectors"], responses=_OPENAI_FAULT)
 @router.post("/v2/rerank", tags=["vectors"])
 async def rerank(request: Request, body: schema.Rerank) -> Any:
     """Documents by relevance to the query, best first."""

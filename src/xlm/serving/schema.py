@@ -129,3 +129,26 @@ class Translate(Body):
     length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
     max_new_tokens: Annotated[StrictInt, Field(ge=1, le=512)] | None = None
     truncate: bool = False
+
+
+class Fault(BaseModel):
+    """Every answer that is not 200: what is wrong, its kind, and the parameter at fault."""
+
+    error: str
+    error_type: str
+    param: str | None = None
+
+
+class OpenAIDetail(BaseModel):
+    """What is wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: int
+
+
+class OpenAIFault(BaseModel):
+    """Every answer of a route under /v1 that is not 200."""
+
+    error: OpenAIDetail
