@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import xlm
 from xlm.backends.torch import ops_cpu, ops_packed, ops_widening, placement
 from xlm.backends.torch.ops import PLAIN, Operations
+from xlm.checkpoints.checkpoint import Checkpoint
 
 SIZES = {
     "vocab_size": 300,
@@ -143,3 +144,31 @@ def test_every_module_gets_the_table() -> None:
 def test_memory_is_known_where_the_system_says() -> None:
     have = placement.available_memory()
     assert have is None if not Path("/proc/meminfo").exists() else have is not None and have > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_word_table_that_is_only_looked_up_stays_in_its_file(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[str] = []
+    release = Checkpoint.release
+    monkeypatch.setattr(Checkpoint, "release", lambda self, name: (released.append(name), release(self, name))[1])
+    monkeypatch.setattr(placement, "_LOOKED_UP", 8)
+    kept = xlm.XLMRobertaModel(xlm.XLMRobertaConfig(**SIZES), add_pooling_layer=False).eval()
+    kept.save_pretrained(tmp_path)
+    model = xlm.XLMRobertaModel.from_pretrained(tmp_path, add_pooling_layer=False, for_inference=True, dtype=dtype)
+    words, ids = model.get_input_embeddings(), torch.tensor([5, 2, 7])
+    assert words.weight.dtype == torch.float32
+    released.clear()
+    for looks in range(1, 7):
+        found = words(ids)
+        assert torch.equal(found, kept.get_input_embeddings()(ids).to(dtype))
+        assert len(released) == looks // 3  # three rows a look, eight before pages are given back
+    assert set(released) == {"embeddings.word_embeddings.weight"}
+
+
+def test_a_word_table_that_a_head_multiplies_is_in_memory_as_asked(saved) -> None:
+    cls, folder, _, _ = saved
+    model = cls.from_pretrained(folder, for_inference=True, dtype="bfloat16")
+    head = model.get_output_embeddings() is not None
+    assert model.get_input_embeddings().weight.dtype == (torch.bfloat16 if head else torch.float32)

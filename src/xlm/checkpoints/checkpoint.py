@@ -123,6 +123,10 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """Ask the system to read a mapped tensor soon, without waiting for it."""
         self._stored(name).prefetch()
 
+    def mapped(self, name: str) -> bool:
+        """Whether a tensor stays in a mapped file, where only the pages that are read take memory."""
+        return self._stored(name).prefetch is not _nothing
+
     def copy_to(self, name: str, out: np.ndarray) -> None:
         """Copy a tensor into ``out`` of the same shape, cast on the way, without ever holding both whole.
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 QUANTIZATIONS = (None, "int8")
 OFFLOADS = (None, "disk")
+_WORDS = "embeddings.word_embeddings.weight"
+_LOOKED_UP = 1024
+"""Words that are looked up before the pages of their table are given back: each may have brought 64 KB with it."""
 
 
 class Placement:
@@ -71,6 +74,7 @@ class Placement:
                 three = (module.query, module.key, module.value)
                 self._groups |= dict.fromkeys(three, three)
         self._waiting: dict[nn.Module, Callable[[], None]] = {}
+        self._words_as: torch.dtype | None = None
         self._reads: dict[nn.Module | None, Activations] = {}
         # Whose bytes a layer gives, where an activation function is all that stands between the two.
         self._behind: dict[nn.Module, nn.Module] = {one.intermediate.dense: one.output.dense for one in layers.layer}
@@ -84,8 +88,16 @@ class Placement:
                 scale, zero = activations[stored]
                 self._reads[self._linears[name]] = Activations(torch.from_numpy(scale), zero)
 
-    def dtype_of(self, name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype | None:
-        """What a parameter becomes while it is read: what will be quantized, or is a vector beside it, is not rounded."""
+    def dtype_of(
+        self, name: str, tensor: Tensor, dtype: torch.dtype | None, mapped: bool = False
+    ) -> torch.dtype | None:
+        """What a parameter becomes while it is read: what will be quantized, or is a vector beside it, is not rounded.
+
+        Nor is a word table in a mapped file of which only rows are looked up: it stays there, and its rows are rounded.
+        """
+        if mapped and name.endswith(_WORDS) and self.model.get_output_embeddings() is None:
+            self._words_as = dtype or tensor.dtype
+            return None
         exact = self.quantization and (tensor.ndim < 2 or self._module(name) is not None)
         return None if exact else dtype
 
@@ -96,6 +108,8 @@ class Placement:
 
     def settle(self, name: str, release: Callable[[], None]) -> None:
         """Called when the parameter ``name`` has taken over its tensor; ``release`` drops the file's pages."""
+        if name.endswith(_WORDS) and self._words_as is not None:
+            self._look_up(release, self._words_as)
         module = self._module(name)
         if module is None:
             return
@@ -114,6 +128,20 @@ class Placement:
                 self.ops.pack(group)
             for m in group:
                 self._waiting.pop(m)()
+
+    def _look_up(self, release: Callable[[], None], dtype: torch.dtype) -> None:
+        """Let the word table stay in its file: what is looked up becomes ``dtype``, pages are given back now and then."""
+        count = 0
+
+        def after(_: nn.Module, __: Any, rows: Tensor) -> Tensor:
+            nonlocal count
+            count += rows.numel() // rows.shape[-1]
+            if count >= _LOOKED_UP:
+                count = 0
+                release()
+            return rows.to(dtype)
+
+        self.model.get_input_embeddings().register_forward_hook(after)
 
     def finish(self, source: Any, names: dict[str, str]) -> None:
         """Install the table of operations and, with offloading, the hooks that drop and fetch pages.

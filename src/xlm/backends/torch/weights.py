@@ -194,7 +194,8 @@ def assign(
             with torch.no_grad():
                 old.copy_(tensor)
             continue
-        become = dtype if placement is None else placement.dtype_of(name, tensor, dtype)
+        mapped = hasattr(source, "mapped") and source.mapped(theirs[key])
+        become = dtype if placement is None else placement.dtype_of(name, tensor, dtype, mapped)
         release = partial(source.release, theirs[key]) if hasattr(source, "release") else _nothing
         tensor = _cast(tensor, become if tensor.is_floating_point() else None, device, release)
         _set(model, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
