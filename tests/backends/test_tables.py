@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import xlm
-from xlm.backends.torch import buckets, ops_cpu, ops_cuda, ops_int8, placement
+from xlm.backends.torch import buckets, int8_products, ops_cpu, ops_cuda, ops_int8, placement
+from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.ops import PLAIN
 from xlm.backends.torch.ops_packed import attention_by_products
@@ -49,7 +50,7 @@ def test_attention_by_products_is_attention(causal: bool, monkeypatch: pytest.Mo
 
 def test_quantized_rows_lie_within_half_a_step_and_zero_rows_stay_zero() -> None:
     x = torch.cat([torch.randn(5, 33) * torch.tensor([[1e-3], [1.0], [50.0], [3.0], [7.0]]), torch.zeros(1, 33)])
-    rows, scale = ops_int8.quantize_rows(x)
+    rows, scale = int8_products.quantize_rows(x)
     assert rows.dtype == torch.uint8
     restored = (rows.float() - 128) * scale
     assert ((restored - x).abs() <= scale * 0.501).all()
@@ -62,16 +63,20 @@ def int8_layers(outputs: tuple[int, ...], inputs: int) -> list[torch.nn.Linear]:
     return layers
 
 
+INT8 = "FBGEMM" if int8_products.has_fbgemm() else "oneDNN"
+LIBRARIES = [int8_products.OneDnn, *([int8_products.Fbgemm] if int8_products.has_fbgemm() else [])]
+
+
 @pytest.mark.skipif(not ops_cpu.has_vnni(), reason="this processor has no 8-bit products")
-def test_int8_layers_compute_what_plain_ones_do() -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_int8_layers_compute_what_plain_ones_do(library) -> None:
     layers = int8_layers((24, 24, 24), 64)
     x, residual = torch.randn(7, 64), torch.randn(7, 24)
     plain = [layer(x) for layer in layers]
-    ops = ops_int8.Int8(ops_cpu.has_bf16())
+    ops = ops_int8.Int8(ops_cpu.has_bf16(), library)
     for layer in layers:
         placement.quantize_linear(layer)
     ops.pack(layers[:1])
-    ops.take_biases(layers[:1])
     close = {"atol": 0.05, "rtol": 0.05}
     torch.testing.assert_close(ops.linear(layers[0], x), plain[0], **close)
     torch.testing.assert_close(ops.linear_act(layers[0], x, F.gelu), F.gelu(plain[0]), **close)
@@ -82,9 +87,51 @@ def test_int8_layers_compute_what_plain_ones_do() -> None:
     for layer in three:
         placement.quantize_linear(layer)
     ops.pack(three)
-    ops.take_biases(three)
     for found, wanted in zip(ops.qkv(three[0], three[1], three[2], x), plain, strict=True):
         torch.testing.assert_close(found, wanted, **close)
+
+
+@pytest.mark.skipif(not ops_cpu.has_vnni(), reason="this processor has no 8-bit products")
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_int8_layers_with_fixed_scales_compute_what_plain_ones_do(library, uniform: bool) -> None:
+    one = int8_layers((24,), 64)[0]
+    x, residual = torch.randn(7, 64) * torch.linspace(0.1, 3, 64), torch.randn(7, 24)
+    plain = one(x)
+    low, high = float(x.min()), float(x.max())
+    step = (high - low) / 255
+    reads = Activations(torch.full((64,), step), round(-low / step))
+    if not uniform:
+        reads = Activations(x.abs().amax(0) / 127, 128)
+    ops = ops_int8.Int8(ops_cpu.has_bf16(), library)
+    placement.quantize_linear(one, reads.scale)
+    ops.pack([one], reads)
+    close = {"atol": 0.05, "rtol": 0.05}
+    torch.testing.assert_close(ops.linear(one, x), plain, **close)
+    torch.testing.assert_close(ops.linear_act(one, x, F.gelu), F.gelu(plain), **close)
+    torch.testing.assert_close(ops.linear_add(one, x, residual, torch.nn.Dropout(0.0)), plain + residual, **close)
+    # What lies outside the range becomes its end, in both libraries.
+    far = ops.linear(one, 2 * x.sign() * reads.scale * 300)
+    end = ops.linear(one, x.sign() * reads.scale * 300)
+    torch.testing.assert_close(far, end)
+
+
+@pytest.mark.skipif(not int8_products.has_fbgemm(), reason="this PyTorch has no FBGEMM")
+@pytest.mark.skipif(not ops_cpu.has_vnni(), reason="this processor has no 8-bit products")
+@pytest.mark.parametrize("reads", [None, Activations(torch.linspace(0.01, 0.04, 64), 128)], ids=["by row", "fixed"])
+def test_the_two_libraries_of_int8_agree_and_leave_pytorchs_engine(reads, recwarn) -> None:
+    engine = torch.backends.quantized.engine
+    x, found = torch.randn(5, 64), []
+    for library in LIBRARIES:
+        one = int8_layers((24,), 64)[0]
+        placement.quantize_linear(one, None if reads is None else reads.scale)
+        ops = ops_int8.Int8(True, library)
+        ops.pack([one], reads)
+        found += [ops.linear(one, x), ops.linear(one, x[2:3])]
+    torch.testing.assert_close(found[2], found[0], atol=1e-3, rtol=1e-3)
+    assert torch.equal(found[2][2:3], found[3])  # a row's result does not depend on the others
+    assert torch.backends.quantized.engine == engine
+    assert not [one for one in recwarn if "quantized" in str(one.message)]
 
 
 def test_every_choice_has_a_reason_and_doctor_says_it(capsys) -> None:
@@ -99,8 +146,8 @@ def test_every_choice_has_a_reason_and_doctor_says_it(capsys) -> None:
 @pytest.mark.parametrize(
     ("has", "wanted"),
     [
-        ((True, True, True), ("oneDNN float32", "oneDNN bfloat16", "oneDNN int8")),
-        ((True, False, True), ("oneDNN float32", "bfloat16 weights", "oneDNN int8")),
+        ((True, True, True), ("oneDNN float32", "oneDNN bfloat16", f"{INT8} int8")),
+        ((True, False, True), ("oneDNN float32", "bfloat16 weights", f"{INT8} int8")),
         ((False, False, False), ("PyTorch float32", "bfloat16 weights", "int8 weights")),
     ],
 )

@@ -117,15 +117,12 @@ class Placement:
             reads = self._reads.get(module)
             quantize_linear(module, None if reads is None else reads.scale)
             release()
-        if not isinstance(self.ops, Packed | Int8):
+        if not isinstance(self.ops, Packed):
             return
         self._waiting[module] = release
         group = self._groups[module]
         if all(m in self._waiting for m in group):
-            if isinstance(self.ops, Int8):
-                self.ops.pack(group, self._reads.get(group[0]), self._reads.get(self._behind.get(group[0])))
-            else:
-                self.ops.pack(group)
+            self.ops.pack(group)
             for m in group:
                 self._waiting.pop(m)()
 
@@ -153,9 +150,9 @@ class Placement:
         self.model.computed_by = self.name
         if self.ops is not None:
             use(self.model, self.ops)
-        if isinstance(self.ops, Int8):
-            for group in set(self._groups.values()):
-                self.ops.take_biases(group)
+        if isinstance(self.ops, Int8):  # now that biases are read, too
+            for group in dict.fromkeys(self._groups.values()):
+                self.ops.pack(group, self._reads.get(group[0]), self._reads.get(self._behind.get(group[0])))
         if isinstance(self.ops, Widening | Int8):
             self._widen()
         self.model.requires_grad_(False)
