@@ -68,6 +68,37 @@ def make_folder(folder: str | os.PathLike[str], argument: str = "save_directory"
     return folder
 
 
+def need_new(folder: str | os.PathLike[str], argument: str = "out") -> Path:
+    """The path, if nothing is there or an empty folder; OutputError otherwise."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{argument}={str(folder)!r} is there already, and not an empty folder: name a new one")
+    return folder
+
+
+@contextmanager
+def new_folder(folder: str | os.PathLike[str], argument: str = "out") -> Iterator[Path]:
+    """A folder beside ``folder`` that becomes it when the block ends, and vanishes when it raises.
+
+    Raises:
+        OutputError: there is something at ``folder`` already, or it cannot be made.
+    """
+    folder = need_new(folder, argument)
+    parent = make_folder(folder.absolute().parent, argument)
+    temporary = parent / f".{folder.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.mkdir()
+        yield temporary
+        sync_folder(temporary)
+        try:
+            os.replace(temporary, folder)
+        except OSError as error:
+            raise OutputError(f"{argument}={str(folder)!r} cannot be made: {error.strerror or error}") from error
+        sync_folder(parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def need_space(folder: Path, needed: int, largest: int = 0) -> None:
     """Raise OutputError before anything is written when ``needed`` bytes do not fit on the disk of ``folder``.
 

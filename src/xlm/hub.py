@@ -16,7 +16,9 @@ from xlm.errors import CheckpointError, InputError
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 # What this library can read; weights in the order of preference: the first kind that a repository has is fetched alone.
-SIDE_FILES = ("*.json", "*.model", "*.txt", "*.md", "*.bpe", "*.codes", "*.vocab")
+HEADS = ("sparse_linear.pt", "colbert_linear.pt")
+"""bge-m3's heads beside the encoder."""
+SIDE_FILES = ("*.json", "*.model", "*.txt", "*.md", "*.bpe", "*.codes", "*.vocab", "LICENSE*", *HEADS)
 WEIGHTS = (
     ("model.safetensors",),
     ("model.safetensors.index.json", "model-*-of-*.safetensors"),
@@ -29,8 +31,8 @@ WEIGHTS = (
     ("model.pt",),
     ("*.pth",),
 )
-# Folders of further modules of a sentence encoder, whose settings are small.
-_MODULES = "[0-9]_*/*.json"
+MODULE_FOLDERS = "[0-9]_*"
+"""Folders of further modules of a sentence encoder, whose settings are small."""
 
 
 def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +187,11 @@ def _there(folder: Path, pattern: str, prefix: str) -> bool:
     return any(True for _ in folder.glob(pattern if pattern.startswith(prefix) else prefix + pattern))
 
 
+def is_side_file(name: str) -> bool:
+    """Whether a file is one of the small ones beside the weights; an index of shards is not."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in SIDE_FILES) and not name.endswith(".index.json")
+
+
 def wanted_files(files: Sequence[str], prefix: str = "") -> list[str]:
     """Of a repository's files below ``prefix``: the small ones, and the first kind of weights that is there whole."""
     names = [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
@@ -192,9 +199,7 @@ def wanted_files(files: Sequence[str], prefix: str = "") -> list[str]:
     small = [
         name
         for name in names
-        if (name in here or fnmatch.fnmatch(name, _MODULES))
-        and any(fnmatch.fnmatch(name, pattern) for pattern in SIDE_FILES)
-        and not name.endswith(".index.json")
+        if (is_side_file(name) if name in here else fnmatch.fnmatch(name, f"{MODULE_FOLDERS}/*.json"))
     ]
     for kind in WEIGHTS:
         found = [[name for name in here if fnmatch.fnmatch(name, pattern)] for pattern in kind]

@@ -190,7 +190,7 @@ def test_a_failure_on_the_way_leaves_nothing(
     def full(*args: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xlm.checkpoints.trim._copy_rest", full)
+    monkeypatch.setattr("xlm.checkpoints.trim.copy_beside", full)
     with pytest.raises(OSError, match="No space left"):
         trim(models["xlm-roberta"], tmp_path / "out", texts={"en": TEXTS["en"]})
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import xlm
+from loopback_hub import LoopbackHub
 from xlm.errors import CheckpointError, InputError
 from xlm.inference.embedding import read_embedding, sparse_weights
 
@@ -76,6 +77,65 @@ def test_heads_of_bge_m3(folder: Path) -> None:
         np.testing.assert_allclose(list(found["sparse"].values()), [wanted[k] for k in found["sparse"]], rtol=1e-4)
         np.testing.assert_allclose(found["multi"], vectors.numpy(), atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(found["dense"]), 1.0, rtol=1e-5)
+
+
+def put_heads(folder: Path) -> None:
+    for name, width in (("sparse_linear.pt", 1), ("colbert_linear.pt", 8)):
+        torch.save(torch.nn.Linear(256, width).state_dict(), folder / name)
+
+
+@pytest.mark.parametrize("way", ["quantize", "convert", "trim"])
+def test_a_rewritten_folder_says_the_same_of_its_vectors(way: str, folder: Path, tmp_path_factory) -> None:
+    from xlm.checkpoints.io import convert
+    from xlm.checkpoints.trim import trim
+    from xlm.inference.quantize import quantize
+
+    put_heads(folder)
+    (folder / "checkpoint-5").mkdir()
+    (folder / "checkpoint-5" / "config.json").write_text("{}")
+    (folder / "optimizer.pt").write_bytes(b"many")
+    out = tmp_path_factory.mktemp(way) / "out"
+    if way == "quantize":
+        quantize(folder, out, {"": TEXTS}, force=True, activations="by row")
+    elif way == "convert":
+        convert(folder, out)
+    else:
+        trim(folder, out, texts={"": TEXTS})
+    before, after = read_embedding(folder), read_embedding(out)
+    assert (after.pooling, after.prompts, after.max_tokens) == ("cls", before.prompts, 24)
+    assert before.sparse is not None and after.sparse is not None and after.multi is not None
+    np.testing.assert_array_equal(after.sparse.weight, before.sparse.weight)
+    assert xlm.load(out).embed_all(["x"])[0].keys() == {"dense", "sparse", "multi"}
+    assert not {"checkpoint-5", "optimizer.pt"} & {path.name for path in out.iterdir()}
+
+
+def test_heads_come_from_the_hub(folder: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_heads(folder)
+    with LoopbackHub() as hub:
+        hub.add("some/m3", folder)
+        hub.connect(monkeypatch, tmp_path_factory.mktemp("cache"))
+        assert xlm.load("some/m3").embed_all(["x"])[0].keys() == {"dense", "sparse", "multi"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "what"),
+    [
+        ("modules.json", '{"a": 1}', "a list of modules"),
+        ("modules.json", '["Transformer"]', "a list of modules"),
+        ("modules.json", '[{"type": "sentence_transformers.models.Pooling"}]', "path"),
+        ("1_Pooling/config.json", "[]", "a mapping"),
+        ("config_sentence_transformers.json", '{"prompts": ["a"]}', "prompts"),
+        ("config_sentence_transformers.json", '{"default_prompt_name": ["a"]}', "default_prompt_name"),
+        ("sentence_bert_config.json", '{"max_seq_length": "512"}', "max_seq_length is '512'"),
+        ("sentence_bert_config.json", '{"max_seq_length": 0}', "max_seq_length is 0"),
+        ("sentence_bert_config.json", "3", "a mapping"),
+    ],
+)
+def test_malformed_settings_are_named(file: str, content: str, what: str, folder: Path) -> None:
+    (folder / file).write_text(content)
+    with pytest.raises(CheckpointError, match=what) as caught:
+        read_embedding(folder)
+    assert file in str(caught.value)
 
 
 def test_unknown_modules_are_named(folder: Path) -> None:

@@ -146,6 +146,24 @@ def test_the_model_itself_is_no_place_to_write(tiny_model: Path) -> None:
         q.quantize(tiny_model, tiny_model, TEXTS)
 
 
+def test_a_folder_that_holds_something_is_no_place_to_write(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "modules.json").write_text("[]")
+    with pytest.raises(xlm.OutputError, match="is there already, and not an empty folder"):
+        q.quantize(tiny_model, tmp_path / "out", TEXTS, force=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "modules.json"]
+
+
+def test_a_failure_on_the_way_leaves_nothing(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(q, "compare", full)
+    with pytest.raises(OSError, match="No space left"):
+        q.quantize(tiny_model, tmp_path / "out", TEXTS, activations="by row")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_scales_that_do_not_fit_are_named(tmp_path: Path) -> None:
     bad = {"w.weight": np.zeros((3, 2), np.int8), "w.weight_scale": np.ones(2, np.float32)}
     save_safetensors(tmp_path / "model.safetensors", bad)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from xlm.atomic import make_folder, write_bytes, write_json, write_text
+from xlm.checkpoints.beside import copy_beside
 from xlm.checkpoints.checkpoint import Checkpoint, Stored
 from xlm.checkpoints.dtypes import is_float
 from xlm.checkpoints.expected import expected_shapes
@@ -24,7 +25,7 @@ from xlm.families.config import PretrainedConfig, read_json
 from xlm.families.registry import FAMILIES, Family
 
 LAYOUTS = ("transformers", "fairseq", "xlm")
-# The files of a tokenizer, which go wherever the weights go.
+# The files of a tokenizer.
 TOKENIZER_FILES = (
     *("sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt", "dict.txt"),
@@ -306,10 +307,7 @@ def save_model(
 def _save(opened: Opened, tensors: dict[str, Stored], folder: Path, dtype: str | None, limit: int | str) -> None:
     config, family = opened.config, opened.family
     save_model(opened, tensors, folder, dtype, limit)
-    for name in TOKENIZER_FILES:
-        source = opened.folder / name
-        if source.is_file() and source.resolve() != (folder / name).resolve() and name != "dict.txt":
-            write_bytes(folder / name, source.read_bytes())
+    copy_beside(opened.folder, folder)
     extras = opened.checkpoint.extras
     if extras.get("vocabulary"):
         write_json(folder / "vocab.json", extras["vocabulary"])

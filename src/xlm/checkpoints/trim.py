@@ -7,7 +7,6 @@ for texts of kept pieces it computes what it did before, bit by bit, since every
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from xlm import atomic
+from xlm.checkpoints.beside import copy_beside
 from xlm.checkpoints.checkpoint import Stored
-from xlm.checkpoints.files import WEIGHTS
 from xlm.checkpoints.io import Opened, open_model, save_model, untied
 from xlm.checkpoints.published import PREFIX
-from xlm.errors import CheckpointError, InputError, OutputError
+from xlm.errors import CheckpointError, InputError
 from xlm.tokenizers.trim import (
     Ids,
     Vocabulary,
@@ -37,7 +36,6 @@ from xlm.tokenizers.trim import (
 ROWS = (PREFIX + "embeddings.word_embeddings.weight", "lm_head.bias", "lm_head.decoder.weight", "lm_head.decoder.bias")
 """The tensors with a row for every id."""
 _BATCH = 2048
-_WEIGHT_ENDINGS = (".safetensors", ".bin", ".h5", ".msgpack", ".pt", ".pth", ".onnx", ".ot", ".index.json")
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,7 @@ def trim(
     keep_pieces = list(keep_pieces)
     if not texts and not counts and not keep_pieces:
         raise InputError("texts, counts and keep_pieces are all empty: nothing says what to keep")
+    atomic.need_new(out)
     opened = open_model(source)
     _check(opened)
     vocabulary = open_vocabulary(opened.folder)
@@ -229,22 +228,11 @@ def _total(shapes: Iterable[tuple[int, ...]]) -> int:
 def _write(
     opened: Opened, vocabulary: Vocabulary, tensors: dict[str, Stored], ids: list[int], out: Path, limit: int | str
 ) -> None:
-    """Everything into a folder beside ``out`` that becomes ``out`` at the end."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"out={str(out)!r} is there already: name a new folder")
-    parent = atomic.make_folder(out.parent, "out")
-    temporary = parent / f".{out.name}.{os.getpid()}.tmp"
-    try:
-        temporary.mkdir()
+    with atomic.new_folder(out) as folder:
         _config(opened, ids)
-        save_model(opened, tensors, temporary, None, limit)
-        vocabulary.write(temporary, opened.folder, ids)
-        _copy_rest(opened.folder, temporary)
-        atomic.sync_folder(temporary)
-        os.replace(temporary, out)
-        atomic.sync_folder(parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        save_model(opened, tensors, folder, None, limit)
+        vocabulary.write(folder, opened.folder, ids)
+        copy_beside(opened.folder, folder, skip=os.listdir(folder))
 
 
 def _config(opened: Opened, ids: list[int]) -> None:
@@ -255,14 +243,3 @@ def _config(opened: Opened, ids: list[int]) -> None:
         old = getattr(config, key, None)
         if isinstance(old, int) and old in new:
             setattr(config, key, new[old])
-
-
-def _copy_rest(source: Path, folder: Path) -> None:
-    """What else lies beside the weights: special tokens, generation settings, the modules of sentence-transformers."""
-    for path in sorted(source.iterdir()):
-        if path.name.startswith(".") or path.name.endswith(_WEIGHT_ENDINGS) or path.name in WEIGHTS:
-            continue
-        if path.is_dir() and any(file.suffix == ".json" for file in path.iterdir()):
-            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("*.onnx", "*.xml"))
-        elif path.is_file() and not (folder / path.name).exists() and path.name != "dict.txt":
-            shutil.copyfile(path, folder / path.name)

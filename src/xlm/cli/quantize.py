@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def quantize(
     path: Annotated[str, typer.Argument(metavar="PATH|NAME", help="A folder, a name on the hub, or `bundled`.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write: a new or an empty one.")],
     texts: Annotated[
         list[Path] | None,
         typer.Option("--texts", metavar="FILE", help="Measure with these files, one a language, one text a line."),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xlm.errors import CheckpointError, InputError
+from xlm.hub import HEADS
 
 Floats = NDArray[np.float32]
 _KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
@@ -74,14 +75,14 @@ def read_embedding(folder: Path) -> Embedding:
     Raises:
         CheckpointError: a module that is not known here, or a damaged file.
     """
-    sparse, multi = _linear(folder / "sparse_linear.pt"), _linear(folder / "colbert_linear.pt")
+    sparse, multi = (_linear(folder / name) for name in HEADS)
     modules = folder / "modules.json"
     if not modules.is_file():
         # bge-m3's own head reads the first token; its folder has modules.json too, but a bare copy may not.
         bare = "cls" if sparse or multi else "mean"
         return Embedding(pooling=bare, sparse=sparse, multi=multi)
     pooling, normalize = "mean", False
-    for module in _json(modules):
+    for module in _modules(modules):
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
         if kind not in _KNOWN_MODULES:
             raise CheckpointError(
@@ -89,19 +90,45 @@ def read_embedding(folder: Path) -> Embedding:
                 "vectors without it would be wrong"
             )
         if kind == "Pooling":
+            if not isinstance(module.get("path"), str):
+                raise CheckpointError(f"{modules}: module {kind!r} has path {module.get('path')!r}: it must be a text")
             pooling = _pooling(folder / module["path"] / "config.json")
         normalize |= kind == "Normalize"
-    settings = _json(folder / "config_sentence_transformers.json", {})
-    longest = _json(folder / "sentence_bert_config.json", {}).get("max_seq_length")
-    prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if isinstance(text, str)}
-    default = settings.get("default_prompt_name")
-    if default is not None and default not in prompts:
-        raise CheckpointError(f"{folder}: default_prompt_name is {default!r}: there is no such prompt")
-    return Embedding(pooling, normalize, prompts, default, longest, sparse, multi)
+    prompts, default = _prompts(folder / "config_sentence_transformers.json")
+    return Embedding(
+        pooling, normalize, prompts, default, _longest(folder / "sentence_bert_config.json"), sparse, multi
+    )
+
+
+def _modules(path: Path) -> list[dict[str, Any]]:
+    found = _json(path)
+    if not isinstance(found, list) or not all(isinstance(module, dict) for module in found):
+        raise CheckpointError(f"{path}: a list of modules is needed, each a mapping")
+    return found
+
+
+def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """Prompts by name, and the name of the default one."""
+    settings = _mapping(path) if path.is_file() else {}
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if not isinstance(prompts, dict):
+        raise CheckpointError(f"{path}: prompts is {prompts!r}: names with texts are needed")
+    texts = {name: text for name, text in prompts.items() if isinstance(text, str)}
+    if default is not None and (not isinstance(default, str) or default not in texts):
+        raise CheckpointError(f"{path}: default_prompt_name is {default!r}: there is no such prompt")
+    return texts, default
+
+
+def _longest(path: Path) -> int | None:
+    """The longest input in tokens, if it is said."""
+    longest = _mapping(path).get("max_seq_length") if path.is_file() else None
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or longest < 1):
+        raise CheckpointError(f"{path}: max_seq_length is {longest!r}: it must be an integer of at least 1")
+    return longest
 
 
 def _pooling(path: Path) -> str:
-    config = _json(path)
+    config = _mapping(path)
     if isinstance(config.get("pooling_mode"), str):
         chosen = [config["pooling_mode"]]
     else:
@@ -129,9 +156,14 @@ def _linear(path: Path) -> Linear | None:
     return Linear(tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32))
 
 
-def _json(path: Path, default: Any = None) -> Any:
-    if default is not None and not path.is_file():
-        return default
+def _mapping(path: Path) -> dict[str, Any]:
+    found = _json(path)
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: a mapping is needed, not a {type(found).__name__}")
+    return found
+
+
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

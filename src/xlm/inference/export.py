@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import warnings
@@ -28,7 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xlm.assets import bundled_folder
-from xlm.atomic import make_folder, need_space
+from xlm.atomic import make_folder, need_new, need_space
+from xlm.checkpoints.beside import copy_beside
 from xlm.errors import CheckpointError, ConfigError, InputError, MissingExtraError, OutputError
 from xlm.hub import resolve
 from xlm.inference.layered import LayerStates, run_layer_by_layer
@@ -110,8 +112,7 @@ def export(
     """
     _check(format, dtype)
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"out={str(out)!r} exists and is not an empty folder")
+    need_new(out)
     make_folder(out.parent, "out")
     folder = bundled_folder() if path_or_name is None else Path(resolve(path_or_name))
     model = load_documented(folder, torch.float16 if dtype == "float16" else torch.float32)
@@ -146,7 +147,8 @@ def export(
         cosine, difference = _compare(cases, wanted, answers)
         _judge(out, format, dtype, cosine, difference, layers)
         written = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
-        _copy_texts(folder, temporary)
+        shutil.copyfile(folder / "config.json", temporary / "config.json")
+        copy_beside(folder, temporary, skip=os.listdir(temporary))
         report = Exported(str(out), file, format, dtype, written, cosine, difference, names, outputs, layers)
         (temporary / "export.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", "utf-8")
         temporary.chmod(0o755)
@@ -377,11 +379,3 @@ def _judge(
             f"out={str(out)!r}: the {format} export in {dtype} differs from the model: least cosine {cosine:.6f} "
             f"(at least {least} is needed), largest relative difference {difference:.1e}; nothing was written"
         )
-
-
-def _copy_texts(source: Path, target: Path) -> None:
-    """Everything small that belongs to a model but its weights: config, vocabulary, prompts."""
-    endings = (".json", ".model", ".txt")
-    for path in sorted(source.iterdir()):
-        if path.is_file() and path.name.endswith(endings) and "index" not in path.name:
-            shutil.copyfile(path, target / path.name)

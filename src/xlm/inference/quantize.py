@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,13 +26,14 @@ import torch
 from torch import nn
 
 from xlm.assets import DEMO_TEXTS, bundled_folder
-from xlm.atomic import make_folder, write_text
+from xlm.atomic import make_folder, need_new, new_folder, write_text
 from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.ops_widening import quantize_linear
 from xlm.backends.torch.placement import observe, stored_names
 from xlm.backends.torch.weights import array_of
 from xlm.batches.batch import Batch
 from xlm.batches.packing import pack, split_budget
+from xlm.checkpoints.beside import copy_beside
 from xlm.checkpoints.files import save_safetensors
 from xlm.checkpoints.published import to_theirs
 from xlm.checkpoints.quantized import INPUT_SCALE, INPUT_ZERO, METHOD, SCALE
@@ -150,7 +150,7 @@ def quantize(
 
     Args:
         path_or_name: what :func:`xlm.load` takes.
-        out: the folder to write.
+        out: the folder to write, whole or not at all; it must not be there, or be empty.
         texts: language -> texts to calibrate and measure with; ``None``: the sentences that come with the package.
         bars: the least quality that is written.
         force: write whatever the quality is.
@@ -159,6 +159,7 @@ def quantize(
     Raises:
         QualityError: the quality lies below the bars; nothing is written.
         InputError: ``out`` is the model's own folder, or an unknown kind of activations.
+        OutputError: ``out`` is there and not empty, or cannot be written.
     """
     folder = bundled_folder() if path_or_name is None else Path(resolve(path_or_name))
     out = Path(out)
@@ -166,27 +167,26 @@ def quantize(
         raise InputError(f"out is {str(out)!r}: the model itself; choose another folder")
     if activations not in (None, "calibrated", "by row"):
         raise InputError(f"activations is {activations!r}: it must be 'calibrated' or 'by row'")
+    need_new(out)
     samples, asked = halves(texts or bundled_texts())
     exact = load(folder, "float32", "cpu")
     kinds: tuple[Kind, ...] = (activations,) if activations else ("calibrated", "by row")
-    make_folder(out.parent)
-    below: list[str] = []
     for kind in kinds:
         rows = exact.ids(samples, truncate=True) if kind == "calibrated" else []
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
-            write(folder, Path(beside), rows)
-            quality = compare(exact, load(beside, "int8", "cpu"), asked)
-            below = misses(quality, bars or Bars())
-            if below and not (force and kind == kinds[-1]):
-                continue
-            write_text(
-                Path(beside, REPORT), json.dumps([asdict(q) for q in quality], ensure_ascii=False, indent=1) + "\n"
-            )
-            make_folder(out)
-            for file in Path(beside).iterdir():
-                os.replace(file, out / file.name)
+        try:
+            with new_folder(out) as beside:
+                write(folder, beside, rows)
+                quality = compare(exact, load(beside, "int8", "cpu"), asked)
+                below = misses(quality, bars or Bars())
+                if below and not (force and kind == kinds[-1]):
+                    raise QualityError(f"int8 would answer too differently: {'; '.join(below)}; nothing was written")
+                found = json.dumps([asdict(q) for q in quality], ensure_ascii=False, indent=1)
+                write_text(beside / REPORT, found + "\n")
             return quality
-    raise QualityError(f"int8 would answer too differently: {'; '.join(below)}; nothing was written")
+        except QualityError:
+            if kind == kinds[-1]:
+                raise
+    raise AssertionError("unreachable")
 
 
 def halves(texts: Mapping[str, Sequence[str]]) -> tuple[list[str], Mapping[str, Sequence[str]]]:
@@ -220,7 +220,8 @@ def calibrate(model: Any, rows: Sequence[Sequence[int]]) -> dict[str, Activation
 
 
 def write(folder: Path, out: Path, rows: Sequence[Sequence[int]] = ()) -> None:
-    """Write a folder's model with int8 matrices in its encoder and bfloat16 tables, and its tokenizer.
+    """Write a folder's model with int8 matrices in its encoder and bfloat16 tables, its tokenizer, and what
+    lies beside it: how vectors are pooled, prompts, further heads.
 
     Args:
         rows: ids of texts to calibrate with; none: every row of activations gets its own scale.
@@ -257,6 +258,7 @@ def write(folder: Path, out: Path, rows: Sequence[Sequence[int]] = ()) -> None:
     save_safetensors(out, tensors, {"format": "pt"})
     write_text(out / "config.json", config.to_json_string())
     AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    copy_beside(folder, out, skip=os.listdir(out))
 
 
 def read_texts(paths: Sequence[Path], limit: int = 200) -> dict[str, list[str]]:
