@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,10 +101,21 @@ def test_packed_layers_compute_what_plain_ones_do(dtype: torch.dtype) -> None:
 
 def test_widening_goes_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops_widening, "_BLOCK", 100)
+    monkeypatch.setattr(ops_widening, "_scratch", threading.local())
     layer, x = torch.nn.Linear(32, 24).bfloat16().requires_grad_(False), torch.randn(5, 32)
     ops = ops_widening.Widening()
     torch.testing.assert_close(ops.linear(layer, x), F.linear(x, layer.weight.float(), layer.bias.float()))
-    assert ops._buffer is not None and ops._buffer.numel() <= 100
+    assert ops_widening._scratch.buffer.numel() <= 100
+
+
+def test_threads_do_not_share_what_they_widen_into() -> None:
+    layers = [torch.nn.Linear(256, 2048).bfloat16().requires_grad_(False) for _ in range(4)]
+    x, ops = torch.randn(3, 256), ops_widening.Widening()
+    alone = [ops.linear(layer, x) for layer in layers]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda index: ops.linear(layers[index % 4], x), range(200)))
+    for index, one in enumerate(made):
+        assert torch.equal(one, alone[index % 4])
 
 
 @pytest.mark.parametrize(

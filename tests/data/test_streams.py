@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from xlm.data.readers import find_files, read_lines, read_pairs
 from xlm.data.sampling import LanguageOrder, language_probabilities, quotas
 from xlm.data.store import build_store, is_held_out
 from xlm.data.streams import BlockStream, PairStream
-from xlm.data.vocabulary import Vocabulary
+from xlm.data.vocabulary import LineEncoder, Vocabulary
 from xlm.errors import ConfigError, DataError, OutputError
 
 
@@ -127,32 +128,47 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_a_store_holds_the_text_and_is_found_again(corpus: Path) -> None:
-    store = build_store(corpus / "en.txt", VOCABULARY, corpus / "cache", "text")
+    store = build_store(corpus / "en.txt", VOCABULARY, corpus / "cache", "text", languages=["en"])
     lines = [line for _, line in read_lines(corpus / "en.txt")]
     assert [bytes((store.sentence(i) - 5).tolist()).decode() for i in range(len(store))] == [x.strip() for x in lines]
     assert store.counts.sum() == len(store.tokens) and store.counts[2] == len(store)
     stamp = (store.folder / "store.json").stat().st_mtime_ns
-    assert build_store(corpus / "en.txt", VOCABULARY, corpus / "cache", "text").folder == store.folder
+    assert build_store(corpus / "en.txt", VOCABULARY, corpus / "cache", "text", languages=["en"]).folder == store.folder
     assert (store.folder / "store.json").stat().st_mtime_ns == stamp
-    assert build_store(corpus / "en.txt", VOCABULARY, corpus / "cache", "text", 5).folder != store.folder
+    assert (
+        build_store(corpus / "en.txt", VOCABULARY, corpus / "cache", "text", 5, languages=["en"]).folder != store.folder
+    )
     (corpus / "en.txt").write_text("other", "utf-8")
-    assert build_store(corpus / "en.txt", VOCABULARY, corpus / "cache", "text").folder != store.folder
+    assert build_store(corpus / "en.txt", VOCABULARY, corpus / "cache", "text", languages=["en"]).folder != store.folder
+
+
+def test_every_line_is_read_by_the_rules_of_its_language(corpus: Path) -> None:
+    def spoken(language: str) -> LineEncoder:
+        return lambda lines: [[5 + ord(language[0])] for _ in lines]
+
+    vocabulary = replace(VOCABULARY, language_encoder=spoken)
+    text = build_store(corpus / "sw.txt", vocabulary, corpus / "cache", "text", languages=["sw"])
+    assert {int(text.sentence(i)[0]) for i in range(len(text))} == {5 + ord("s")}
+    assert build_store(corpus / "sw.txt", vocabulary, corpus / "cache", "text", languages=["fr"]).folder != text.folder
+    pairs = build_store(corpus / "sw-en.tsv", vocabulary, corpus / "cache", "pairs", languages=["sw", "en"])
+    sides = [chr(int(pairs.sentence(i)[0]) - 5) for i in range(len(pairs))]
+    assert sides == ["s", "e"] * 300
 
 
 def test_a_failed_store_leaves_nothing(corpus: Path) -> None:
     (corpus / "bad.txt").write_bytes(b"good\n\xff\n")
     with pytest.raises(DataError, match=r"bad\.txt:2"):
-        build_store(corpus / "bad.txt", VOCABULARY, corpus / "cache", "text")
+        build_store(corpus / "bad.txt", VOCABULARY, corpus / "cache", "text", languages=["en"])
     assert list((corpus / "cache").iterdir()) == []
     (corpus / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
-        build_store(corpus / "en.txt", VOCABULARY, corpus / "file", "text")
+        build_store(corpus / "en.txt", VOCABULARY, corpus / "file", "text", languages=["en"])
 
 
 def test_held_out_pairs_are_disjoint_from_training_pairs(corpus: Path) -> None:
     path, cache = corpus / "sw-en.tsv", corpus / "cache"
-    train = build_store(path, VOCABULARY, cache, "pairs", held_out=0.1)
-    kept = build_store(path, VOCABULARY, cache, "held-out pairs", held_out=0.1)
+    train = build_store(path, VOCABULARY, cache, "pairs", held_out=0.1, languages=["sw", "en"])
+    kept = build_store(path, VOCABULARY, cache, "held-out pairs", held_out=0.1, languages=["sw", "en"])
     assert len(train) + len(kept) == 600 and 20 <= len(kept) <= 100
     assert all(is_held_out(bytes((kept.sentence(i) - 5).tolist()).decode(), 0.1) for i in range(1, len(kept), 2))
 
@@ -184,7 +200,7 @@ def test_rows_are_random_access_and_cover_each_epoch(corpus: Path, mode) -> None
 
 
 def test_pairs_of_one_language_are_of_similar_length_and_distinct(corpus: Path) -> None:
-    stores = {"sw": build_store(corpus / "sw-en.tsv", VOCABULARY, corpus / "cache", "pairs")}
+    stores = {"sw": build_store(corpus / "sw-en.tsv", VOCABULARY, corpus / "cache", "pairs", languages=["sw", "en"])}
     stream = PairStream(stores, {"sw": 1.0}, 1, "test")
     seen = []
     for draw in range(18):  # 300 pairs: 18 batches of 16 an epoch, pools of 8, 8 and 2

@@ -9,18 +9,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import xlm
+from xlm.data.vocabulary import load_vocabulary
 from xlm.errors import CheckpointError, ConfigError, OutputError
 from xlm.training import pretrain as loop
 from xlm.training import state, trainer
+from xlm.training.building import language_ids, open_corpus
+from xlm.training.evaluate import Validation
 from xlm.training.files import run_lock, verify_folder
 from xlm.training.pretrain import EXIT_STOPPED, pretrain
 from xlm.training.recipe import load_recipe
+from xlm.training.steps import StepBuilder
 from xlm.training.trainer import NonFiniteLoss
 
 Toy = Callable[..., Path]
@@ -224,6 +230,32 @@ def test_languages_have_the_ids_of_the_config(toy: Toy, tmp_path: Path) -> None:
     del ids["fr"], ids["sw"]
     with pytest.raises(ConfigError, match=r"model.config.lang2id: no id for sw; it has en"):
         run(toy(**options, model__config=size | {"lang2id": ids}), output=tmp_path / "no")
+
+
+def test_held_out_scores_of_a_causal_model_are_those_of_next_tokens(toy: Toy, tmp_path: Path) -> None:
+    config = {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64}
+    path = toy(objectives={"clm": {}}, model__family="xlm", model__config=config, optimizer__learning_rate=1e-2)
+    outcome = run(path, "schedule.steps=60")
+    for score in outcome.scores.values():  # what follows is learnt from the tokens before, no mask was ever seen
+        assert score.loss < score.unigram_loss - 0.3 and score.predictions > 400
+
+
+def test_held_out_pairs_are_read_in_their_languages(toy: Toy) -> None:
+    builder, validation = validating(toy(model__family="xlm"))
+    micro, texts, translations = validation._pairs["sw"]
+    starts = np.cumsum([0, *micro.lengths])
+    spoken = [set(micro.languages[a:b].tolist()) for a, b in pairwise(starts)]
+    assert {tuple(spoken[i]) for i in texts} == {(builder.language_ids["sw"],)}
+    assert {tuple(spoken[i]) for i in translations} == {(builder.language_ids["en"],)}
+
+
+def validating(path: Path) -> tuple[StepBuilder, Validation]:
+    recipe = load_recipe(path)
+    vocabulary = load_vocabulary(recipe.path(recipe.tokenizer))
+    corpus = open_corpus(recipe, vocabulary, path.parent / "run", lambda message: None)
+    ids = language_ids(recipe, corpus.languages(recipe.data.pivot))
+    builder = StepBuilder(recipe, vocabulary, corpus.texts, corpus.pairs, ids)
+    return builder, Validation(builder, vocabulary, corpus.valid, corpus.texts, corpus.held_out)
 
 
 def test_a_stopped_run_has_no_model_and_says_so(toy: Toy, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Annotated, Any
 
 import typer
@@ -54,7 +55,7 @@ def pretrain(
     except ModuleNotFoundError as error:
         raise MissingExtraError("xlm pretrain", error.name or "torch", "torch,train") from error
     outcome = run(loaded, resume=resume, quiet=quiet)
-    if json:
+    if json and os.environ.get("RANK", "0") == "0":
         from xlm.cli.common import print_json
 
         print_json(outcome.record())

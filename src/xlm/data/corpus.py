@@ -22,10 +22,11 @@ def open_stores(
     *,
     limit: int | None = None,
     held_out: float = 0.0,
+    pivot: str = "en",
     required: bool = True,
     tell: Progress = lambda message: None,
 ) -> dict[str, TokenStore]:
-    """Stores by language. ``languages`` None takes every file of the pattern.
+    """Stores by language. ``languages`` None takes every file of the pattern; ``pivot`` is the other side of pairs.
 
     Raises ``DataError`` naming the languages without a file (unless not ``required``: then they are left out).
     """
@@ -40,7 +41,8 @@ def open_stores(
     stores: dict[str, TokenStore] = {}
     for language in chosen:
         tell(f"tokens of {language} ({part})")
-        stores[language] = build_store(files[language], vocabulary, cache, part, limit, held_out)
+        spoken = [language] if part == "text" else [language, pivot]
+        stores[language] = build_store(files[language], vocabulary, cache, part, limit, held_out, languages=spoken)
     return stores
 
 

@@ -5,6 +5,7 @@ Whole words, never parts of one: the pieces of a word share their fate. NumPy on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,12 @@ from xlm.errors import ConfigError
 Ids = NDArray[np.int64]
 _END = "</w>"  # XLM's pieces mark the end of a word, SentencePiece's its beginning
 _BEGIN = "▁"
+# Of scripts that put no spaces between words: Thai and Lao, Myanmar, Khmer, kana, Han. Marks on a letter are none of these.
+_UNSPACED = re.compile(
+    "[\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e50-\u0e59\u0e81-\u0eb0\u0eb2\u0eb3\u0ec0-\u0ec6\u0ed0-\u0edf"
+    "\u1000-\u102a\u103f-\u1055\u1780-\u17b3\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff]"
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,9 @@ class Noise:
 class Words:
     """Which word each piece of a sentence belongs to.
 
+    SentencePiece does not say where words begin in scripts without spaces: a piece that begins with a letter of one is taken
+    for a word.
+
     Args:
         pieces: the text of every id of the vocabulary.
     """
@@ -69,14 +79,15 @@ class Words:
     def __init__(self, pieces: Sequence[str]) -> None:
         ends = np.array([piece.endswith(_END) for piece in pieces], bool)
         self._ends: NDArray[np.bool_] | None = ends if ends.any() else None
-        self._begins = np.array([piece.startswith(_BEGIN) for piece in pieces], bool)
+        self._begins = np.array([bool(piece.startswith(_BEGIN) or _UNSPACED.match(piece)) for piece in pieces], bool)
+        self._bare = np.array([piece == _BEGIN for piece in pieces], bool)
 
     def __call__(self, ids: Ids) -> NDArray[np.int64]:
         """Numbers (tokens,) from 0, the same for the pieces of one word."""
         if self._ends is None:
             begins = self._begins[ids]
+            begins[1:] &= ~self._bare[ids[:-1]] | self._bare[ids[1:]]  # a bare mark belongs to what follows
         else:
             begins = np.concatenate([[True], self._ends[ids[:-1]]]) if len(ids) else np.zeros(0, bool)
-        begins = begins.copy()
         begins[:1] = True
         return np.cumsum(begins) - 1

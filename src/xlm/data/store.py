@@ -127,15 +127,25 @@ def is_held_out(pivot_text: str, share: float) -> bool:
 
 
 def build_store(
-    path: Path, vocabulary: Vocabulary, cache: Path, part: Part, limit: int | None = None, held_out: float = 0.0
+    path: Path,
+    vocabulary: Vocabulary,
+    cache: Path,
+    part: Part,
+    limit: int | None = None,
+    held_out: float = 0.0,
+    *,
+    languages: Sequence[str],
 ) -> TokenStore:
     """The store of one text file (one text a line) or pairs file (TSV), built if ``cache`` does not have it yet.
 
+    ``languages`` are the text's one or the pairs' two, for tokenizers that go by language.
     ``limit`` keeps the first lines only; ``held_out`` is the share of the pairs that ``"pairs"`` leaves to
     ``"held-out pairs"``. Raises ``DataError`` for unreadable lines, ``OutputError`` when the cache cannot be written.
     """
     about: dict[str, object] = {"format": FORMAT, "source": file_digest(path), "tokenizer": vocabulary.fingerprint}
     about |= {"part": part, "limit": limit, "held_out": held_out}
+    if vocabulary.language_encoder is not None:
+        about["languages"] = list(languages)
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
     folder = cache / f"{path.name.split('.')[0]}-{key}"
     if (folder / "store.json").is_file():
@@ -143,7 +153,7 @@ def build_store(
     temporary = cache / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     try:
         temporary.mkdir(parents=True)
-        _write(temporary, _sentences(path, part, limit, held_out), vocabulary, about | {"file": path.name})
+        _write(temporary, _sentences(path, part, limit, held_out), vocabulary, languages, about | {"file": path.name})
         try:
             os.rename(temporary, folder)
         except OSError:  # another process built the same store meanwhile: its content is the same
@@ -168,14 +178,16 @@ def _sentences(path: Path, part: Part, limit: int | None, held_out: float) -> It
             yield translation
 
 
-def _write(folder: Path, sentences: Iterable[str], vocabulary: Vocabulary, about: dict[str, object]) -> None:
+def _write(
+    folder: Path, sentences: Iterable[str], vocabulary: Vocabulary, languages: Sequence[str], about: dict[str, object]
+) -> None:
     dtype = token_dtype(vocabulary.size)
     lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     counts = np.zeros(vocabulary.size, np.int64)
     source = iter(sentences)
     with (folder / "tokens.bin").open("wb") as stream:
         while lines := list(islice(source, _BATCH)):
-            encoded = vocabulary.encode_lines(lines)
+            encoded = vocabulary.encode(lines, languages)
             flat = np.concatenate([np.asarray([*ids, vocabulary.eos_id], dtype=np.int64) for ids in encoded])
             lengths.append(np.array([len(ids) + 1 for ids in encoded], np.int64))
             counts += np.bincount(flat, minlength=vocabulary.size)

@@ -47,6 +47,14 @@ class Vocabulary:
         """What encodes lines of a language: tokenizers that split words go by the rules of each."""
         return self.encode_lines if self.language_encoder is None else self.language_encoder(language)
 
+    def encode(self, lines: list[str], languages: Sequence[str]) -> list[Sequence[int]]:
+        """The ids of lines that take turns in ``languages``."""
+        if self.language_encoder is None:
+            return list(self.encode_lines(lines))
+        turns = len(languages)
+        by_turn = [self.encoder(language)(lines[turn::turns]) for turn, language in enumerate(languages)]
+        return [by_turn[index % turns][index // turns] for index in range(len(lines))]
+
 
 def folder_fingerprint(folder: Path) -> str:
     """sha256 over the tokenizer files of a folder, by name and content."""

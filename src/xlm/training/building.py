@@ -71,6 +71,7 @@ def open_corpus(recipe: Recipe, vocabulary: Vocabulary, output: Path, tell: Call
             part,
             limit=data.limit,
             held_out=held_out,
+            pivot=data.pivot,
             required=required,
             tell=tell,
         )

@@ -21,7 +21,7 @@ from xlm.data.random import keyed
 from xlm.data.store import TokenStore
 from xlm.data.vocabulary import Vocabulary
 from xlm.training.objectives import mean_pool, to_batch
-from xlm.training.steps import MicroBatch, StepBuilder
+from xlm.training.steps import MicroBatch, StepBuilder, next_tokens
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class LanguageScore:
 
 
 class Validation:
-    """The same rows and the same masks every time. Chosen tokens are all replaced by the mask, so that measures compare."""
+    """The same rows and the same masks every time. Chosen tokens are all replaced by the mask, so that measures compare.
+    A model that was trained with CLM alone says every next token instead."""
 
     def __init__(
         self,
@@ -47,9 +48,10 @@ class Validation:
         held_out: Mapping[str, TokenStore],
     ) -> None:
         options, self._vocabulary = builder.recipe.every, vocabulary
+        self._known = index = builder.language_ids
         self._micro: dict[str, MicroBatch] = {}
         self._unigram: dict[str, tuple[float, float]] = {}
-        index = builder.language_ids
+        causal = builder.recipe.objectives.only_causal
         for language, store in valid.items():
             blocks = stream_blocks(len(store.tokens), options.valid_length - 1)
             step = max(len(blocks) // options.valid_rows, 1)
@@ -58,18 +60,26 @@ class Validation:
                 for b in blocks[::step][: options.valid_rows].tolist()
             ]
             ids, lengths = pack(rows)
-            masked = builder.mask(ids, lengths, keyed("validation", language), 0.15, (1.0, 0.0, 0.0))
-            self._micro[language] = _micro(masked, lengths, index.get(language, 0))
+            if causal:
+                masked = Masked(ids, *next_tokens(ids, lengths))
+            else:
+                masked = builder.mask(ids, lengths, keyed("validation", language), 0.15, (1.0, 0.0, 0.0))
+            self._micro[language] = _micro(masked, lengths, np.full(len(ids), index.get(language, 0)))
             if language in train:
                 self._unigram[language] = _unigram_scores(train[language].counts, vocabulary, masked.targets)
+        pivot = builder.recipe.data.pivot
         self._pairs = {
-            language: _pair_rows(store, builder, index) for language, store in held_out.items() if len(store) >= 40
+            language: _pair_rows(store, builder, index[language], index[pivot])
+            for language, store in held_out.items()
+            if len(store) >= 40
         }
 
     def masked_scores(self, model: Any, device: torch.device) -> dict[str, LanguageScore]:
-        """Loss and top-1 of every language."""
+        """Loss and top-1 of every language that the model knows."""
         scores: dict[str, LanguageScore] = {}
         for language, micro in self._micro.items():
+            if model.spec.num_languages and language not in self._known:
+                continue
             with torch.no_grad():
                 rows_MH = model.states(
                     to_batch(micro, model.spec, device), torch.from_numpy(micro.positions).to(device)
@@ -115,8 +125,7 @@ def summary(scores: Mapping[str, LanguageScore], retrieval: Mapping[str, float])
     return record, ", ".join(words)
 
 
-def _micro(masked: Masked, lengths: list[int], language: int) -> MicroBatch:
-    languages = np.full(len(masked.ids), language, np.int64)
+def _micro(masked: Masked, lengths: list[int], languages: NDArray[np.int64]) -> MicroBatch:
     return MicroBatch("validation", masked.ids, lengths, [], masked.positions, masked.targets, languages)
 
 
@@ -130,7 +139,7 @@ def _unigram_scores(
 
 
 def _pair_rows(
-    store: TokenStore, builder: StepBuilder, index: Mapping[str, int]
+    store: TokenStore, builder: StepBuilder, language: int, pivot: int
 ) -> tuple[MicroBatch, NDArray[np.int64], NDArray[np.int64]]:
     count = min(len(store) // 2, 100)
     rows = [builder.row(store.sentence(i)[:62]) for side in (0, 1) for i in range(side, 2 * count, 2)]
@@ -138,4 +147,5 @@ def _pair_rows(
     place = np.empty(len(rows), np.int64)
     place[order] = np.arange(len(rows))
     ids, lengths = pack([rows[i] for i in order])
-    return _micro(Masked(ids, ids[:0], ids[:0]), lengths, 0), place[:count], place[count:]
+    languages = np.repeat(np.where(order < count, language, pivot), lengths)
+    return _micro(Masked(ids, ids[:0], ids[:0]), lengths, languages), place[:count], place[count:]

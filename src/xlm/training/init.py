@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from xlm.data.random import keyed
 from xlm.data.store import TokenStore
+from xlm.errors import ConfigError
 from xlm.families.registry import family_of
 from xlm.training.schema import bounded, build
 from xlm.training.spectral import cooccurrences, word_vectors
@@ -69,7 +70,15 @@ def initialize(
     """
     init = build(Init, options, "init")
     if init.scale is None:
+        if others := [name for name in options if name != "scale"]:
+            raise ConfigError(
+                f"init: {', '.join(others)} without scale, the size of the word vectors: nothing would be set"
+            )
         return
+    if init.bias == "unigram" and not text:
+        raise ConfigError("init.bias: unigram counts the text of mlm or clm, which the recipe does not train on")
+    if init.words == "spectral" and not (text or pairs):
+        raise ConfigError("init.words: spectral counts text or pairs: there are none")
     with torch.no_grad():
         config = model.config
         named = {getattr(config, key) for key in family_of(config).special_ids}

@@ -110,6 +110,8 @@ class _Run:
         self.validation = Validation(self.builder, self.vocabulary, corpus.valid, corpus.texts, corpus.held_out)
         probabilities = self.builder.text_probabilities
         self.model = make_model(recipe, self.vocabulary, corpus, languages, probabilities, checkpoint is None)
+        if self.model.spec.num_languages and (unknown := sorted(corpus.valid.keys() - languages.keys())):
+            report.tell(f"[yellow]held-out text of {', '.join(unknown)} is not scored: it is not trained on")
         self.model.train()
         if recipe.parallel == "replicate" or group.world == 1:
             self.model.to(self.device)  # one that will be cut goes there layer by layer
@@ -124,7 +126,7 @@ class _Run:
             if self.progress.world != group.world:
                 report.tell(
                     f"[yellow]{group.world} processes go on where {self.progress.world} stopped: the order of the data "
-                    "is the same, sums may differ in their last bits, and contrastive candidates are those of a process"
+                    "is the same; contrastive candidates and, without batch.micro_tokens, masks are others"
                 )
                 self.progress.world = group.world
         self.stop: str | None = None

@@ -48,6 +48,7 @@ class Processes:
 
     rank: int = 0
     world: int = 1
+    patient: Any = None  # the process group for waits of any length
 
     @property
     def first(self) -> bool:
@@ -57,7 +58,7 @@ class Processes:
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.patient)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Every value summed over the processes."""
@@ -72,7 +73,7 @@ class Processes:
         if self.world == 1:
             return value
         held = [value]
-        dist.broadcast_object_list(held, src=0)
+        dist.broadcast_object_list(held, src=0, group=self.patient)
         return held[0]
 
     def _reduce(self, values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
@@ -109,7 +110,8 @@ def _sum_bucket(gradients: list[Tensor]) -> None:
 def processes(device: str) -> Iterator[Processes]:
     """Join the group that ``torchrun`` describes in the environment; without one, this process alone.
 
-    A process that waits longer than ten minutes for the others gives up, so that a lost one does not hang the rest.
+    A process that waits longer than ten minutes for the others in a step gives up, so that a lost one does not hang the
+    rest. While the first one alone reads the text, scores or saves, the others wait as long as that takes.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -120,7 +122,8 @@ def processes(device: str) -> Iterator[Processes]:
     if backend == "nccl":
         torch.cuda.set_device(choose_device(device))
     try:
-        yield Processes(dist.get_rank(), world)
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+        yield Processes(dist.get_rank(), world, patient)
     finally:
         dist.destroy_process_group()
 

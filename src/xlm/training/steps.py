@@ -245,9 +245,8 @@ class StepBuilder:
     def _next_tokens(self, rows: Sequence[Ids], names: Sequence[str]) -> MicroBatch:
         """Every token but the first of a row is to be predicted, at the place before it."""
         made = self._masked("clm", rows, names, np.random.default_rng(0), 0.0)
-        last = np.cumsum(made.lengths) - 1
-        positions = np.setdiff1d(np.arange(len(made.ids)), last)
-        return replace(made, positions=positions, targets=made.ids[positions + 1])
+        positions, targets = next_tokens(made.ids, made.lengths)
+        return replace(made, positions=positions, targets=targets)
 
     def _masked(
         self, objective: str, rows: Sequence[Ids], names: Sequence[str], rng: np.random.Generator, rate: float
@@ -290,6 +289,12 @@ class StepBuilder:
                 self._texts, self.text_probabilities, length, start, data.blocks, seed, name
             )
         return self._streams[key]
+
+
+def next_tokens(ids: Ids, lengths: Sequence[int]) -> tuple[Ids, Ids]:
+    """Where a next token of a row follows, and which."""
+    positions = np.setdiff1d(np.arange(len(ids)), np.cumsum(lengths) - 1)
+    return positions, ids[positions + 1]
 
 
 def _probabilities(counts: Mapping[str, int], alpha: float) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor, nn
 
@@ -10,16 +12,15 @@ from xlm.backends.torch.ops import Operations
 _BLOCK = 1 << 22
 """Weights widened at a time: 16 MB of float32 stay in the outer cache."""
 
+_scratch = threading.local()
+
 
 class Widening(Operations):
     """Weights in bfloat16 or int8, states and products in float32.
 
-    A weight is widened block by block into one buffer that all layers share, so nothing but that buffer is added to the
-    memory of the stored weights.
+    A weight is widened block by block into one buffer, which all layers of all models share that a thread computes, so
+    nothing but that buffer is added to the memory of the stored weights.
     """
-
-    def __init__(self) -> None:
-        self._buffer: Tensor | None = None
 
     def enter(self, x: Tensor) -> Tensor:
         return x.float()
@@ -33,17 +34,21 @@ class Widening(Operations):
         rows = max(1, _BLOCK // weight.shape[1])
         for start in range(0, weight.shape[0], rows):
             part = weight[start : start + rows]
-            wide = self._block(part.numel()).view(part.shape)
+            wide = _block(part.numel()).view(part.shape)
             wide.copy_(part)
             out[:, start : start + rows] = x @ wide.t()
         if scale is not None:
             out *= scale
         return out if bias is None else out.add_(bias.to(out.dtype))
 
-    def _block(self, size: int) -> Tensor:
-        if self._buffer is None or self._buffer.numel() < size:
-            self._buffer = torch.empty(size)
-        return self._buffer[:size]
+
+def _block(size: int) -> Tensor:
+    """Space for ``size`` numbers that no other thread writes to."""
+    buffer: Tensor | None = getattr(_scratch, "buffer", None)
+    if buffer is None or buffer.numel() < size:
+        with torch.inference_mode(False):  # used again outside of it
+            buffer = _scratch.buffer = torch.empty(size)
+    return buffer[:size]
 
 
 @torch.no_grad()

@@ -86,9 +86,7 @@ class _Part:
 
     def __init__(self, work: Path, part: str, one: Bin, vocabulary: Vocabulary, pivot: str) -> None:
         self.part, self.language, self.vocabulary = part, one.language, vocabulary
-        # Lines take turns in a pair's two languages, where the tokenizer goes by language at all.
-        paired = one.kind == "pairs" and vocabulary.language_encoder is not None
-        self._encoders = [vocabulary.encoder(one.language), *([vocabulary.encoder(pivot)] if paired else [])]
+        self._languages = [one.language, pivot] if one.kind == "pairs" else [one.language]
         self._dtype = token_dtype(vocabulary.size)
         folder = work / "result" / part / one.language
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,9 +111,7 @@ class _Part:
     def _flush(self) -> None:
         if not self._lines:
             return
-        turns = len(self._encoders)
-        by_turn = [encode(self._lines[turn::turns]) for turn, encode in enumerate(self._encoders)]
-        encoded = [by_turn[index % turns][index // turns] for index in range(len(self._lines))]
+        encoded = self.vocabulary.encode(self._lines, self._languages)
         self._lines = []
         end = self.vocabulary.eos_id
         flat = np.concatenate([np.asarray([*ids, end], np.int64) for ids in encoded])
