@@ -1,7 +1,7 @@
 """The table of operations for GPUs: attention over packed sequences by PyTorch's own variable-length kernel.
 
 float16, bfloat16    flash attention over all sequences at once; softmax in float32 inside the kernel, norms in float32
-float32              one dense call a run of equal lengths
+float32              one dense call a run of equal lengths; so also where the kernel is not to be had: see `why_not_packed`
 """
 
 from __future__ import annotations
@@ -15,11 +15,28 @@ from xlm.backends.torch.attention import SelfAttention
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.ops import Operations
 
+_CAPABILITY = (8, 0)
+_WIDTHS, _WIDEST = 8, 256
+
+
+def why_not_packed(device: torch.device, width: int) -> str | None:
+    """Why PyTorch's variable-length kernel does not run with heads of this width on a device; None where it does."""
+    if width % _WIDTHS or width > _WIDEST:
+        return f"a head's width is {width}, the kernel needs a multiple of {_WIDTHS} up to {_WIDEST}"
+    if device.type == "cuda" and (have := torch.cuda.get_device_capability(device)) < _CAPABILITY:
+        return f"compute capability {have[0]}.{have[1]}, the kernel needs {_CAPABILITY[0]}.{_CAPABILITY[1]}"
+    return None
+
 
 class Cuda(Operations):
-    """Packed attention in one kernel; queries, keys and values in one product."""
+    """Packed attention in one kernel; queries, keys and values in one product.
 
-    def __init__(self) -> None:
+    Args:
+        packed: whether the kernel is to be had.
+    """
+
+    def __init__(self, packed: bool = True) -> None:
+        self._packed = packed
         self._joined: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def join(self, model: nn.Module) -> None:
@@ -41,7 +58,7 @@ class Cuda(Operations):
         return q, k, v
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
-        if dropout or q.dtype not in (torch.float16, torch.bfloat16):
+        if not self._packed or dropout or q.dtype not in (torch.float16, torch.bfloat16):
             return super().ragged_attention(q, k, v, heads, layout, dropout)
         offsets = layout.offsets_on(q.device)
         q, k, v = (t.unflatten(1, (heads, -1)) for t in (q, k, v))

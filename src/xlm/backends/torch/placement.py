@@ -210,15 +210,19 @@ def observe(model: PreTrainedModel) -> Observer:
     return observer
 
 
-def use_gpu(model: PreTrainedModel) -> None:
-    """Let a model on a GPU compute packed batches without padding."""
-    from xlm.backends.torch.ops_cuda import Cuda
+def use_gpu(model: PreTrainedModel) -> str | None:
+    """Let a model on a GPU compute packed batches without padding; why its attention needs equal lengths, if it does."""
+    from xlm.backends.torch.ops_cuda import Cuda, why_not_packed
 
-    ops = Cuda()
+    device = next(model.parameters()).device
+    why = next((why for part in model.parts().values() if (why := why_not_packed(device, part.spec.head_size))), None)
+    ops = Cuda(packed=why is None)
     for part in model.parts().values():
         ops.join(part.encoder_host.encoder)
     use(model, ops)
-    model.computed_by = "CUDA: packed attention in bfloat16 and float16, runs of equal length in float32"
+    packed = "packed attention in bfloat16 and float16, runs of equal length in float32"
+    model.computed_by = f"CUDA: {packed if why is None else f'attention in runs of equal length ({why})'}"
+    return why
 
 
 def make_invariant(model: PreTrainedModel) -> None:
