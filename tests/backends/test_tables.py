@@ -48,6 +48,20 @@ def test_attention_by_products_is_attention(causal: bool, monkeypatch: pytest.Mo
         torch.testing.assert_close(found, wanted, atol=0.03, rtol=0.03)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_of_short_sequences_is_attention_and_knows_only_their_lengths(dtype: torch.dtype) -> None:
+    lengths = (40, 40, 33, 20, 3)
+    q, k, v = (t.to(dtype) for t in random_qkv(sum(lengths), 24))
+    found = attention_by_products(q, k, v, 3, Ragged.of(lengths, False)).float()
+    wanted = PLAIN.ragged_attention(q.float(), k.float(), v.float(), 3, Ragged.of(lengths, False), 0.0)
+    torch.testing.assert_close(found, wanted, atol=0.03, rtol=0.03)
+    alone = attention_by_products(q[-23:-3], k[-23:-3], v[-23:-3], 3, Ragged.of((20,), False))
+    assert alone.dtype == dtype  # one operation, nothing rounded
+    assert torch.equal(
+        alone.bfloat16().float(), found[-23:-3] if dtype == torch.bfloat16 else found[-23:-3].bfloat16().float()
+    )
+
+
 def test_quantized_rows_lie_within_half_a_step_and_zero_rows_stay_zero() -> None:
     x = torch.cat([torch.randn(5, 33) * torch.tensor([[1e-3], [1.0], [50.0], [3.0], [7.0]]), torch.zeros(1, 33)])
     rows, scale = int8_products.quantize_rows(x)

@@ -96,7 +96,8 @@ class Fbgemm:
                 self.packed = torch.ops.quantized.linear_prepack(stored, None if self.by_row else bias)
         finally:
             torch.backends.quantized.engine = engine
-        self.run = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+        # Without the look at every argument that PyTorch takes before it calls an operation on packed weights.
+        self.run = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
 
     def _fixed(self, x: Tensor) -> Tensor:
         x = x.float() if self.factor is None else torch.mul(x, self.factor)

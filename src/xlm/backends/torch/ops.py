@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xlm.errors import ConfigError
+from xlm.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from xlm.backends.torch.crossing import Crossing
@@ -99,11 +99,15 @@ class Operations:
         """Attention inside each sequence of packed rows (tokens, heads * d); one dense call a run of equal lengths."""
         parts = []
         for start, count, length in layout.runs:
-            run = slice(start, start + count * length)
-            qs, ks, vs = (t[run].view(count, length, heads, -1).transpose(1, 2) for t in (q, k, v))
+            rows = (q, k, v)
+            if len(layout.runs) > 1:
+                rows = tuple(t[start : start + count * length] for t in rows)
+            qs, ks, vs = (t.view(count, length, heads, -1).transpose(1, 2) for t in rows)
             part = self.attention(qs, ks, vs, None, dropout, layout.causal)
             parts.append(part.transpose(1, 2).reshape(count * length, -1))
         if not parts:
+            if q.shape[0]:
+                raise InputError(f"{q.shape[0]} packed rows without the runs of their lengths: Ragged.of makes them")
             return q
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -16,7 +16,7 @@ from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.int8_products import Fbgemm, Maker, OneDnn, Product, has_fbgemm
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.ops import Operations
-from xlm.backends.torch.ops_packed import attention_by_products
+from xlm.backends.torch.ops_packed import attention_by_products, direct_norm
 from xlm.backends.torch.ops_widening import Widening
 
 
@@ -55,6 +55,9 @@ class Int8(Operations):
 
     def enter(self, x: Tensor) -> Tensor:
         return x.float()
+
+    def norm(self, module: nn.Module, x: Tensor) -> Tensor:
+        return direct_norm(module, x)
 
     def linear(self, module: nn.Module, x: Tensor) -> Tensor:
         product = self._products.get(module)

@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xlm.backends.torch.layout import Ragged
-from xlm.backends.torch.ops import Operations
+from xlm.backends.torch.ops import PLAIN, Operations
 
 _SCORES = 1 << 20
 """Attention scores that exist at once: 4 MB of float32 stay in the outer cache."""
 _LONG = 64
+_SHORT = {torch.float32: 64, torch.bfloat16: 32}
+"""Up to these lengths PyTorch's one operation is faster than several: in bfloat16 for a sequence alone."""
 _FUSED: dict[Callable[[Tensor], Tensor], tuple[str, str]] = {F.gelu: ("gelu", "none"), F.relu: ("relu", "")}
 """Activations that oneDNN computes inside a product -> its name and algorithm."""
 
@@ -31,6 +33,8 @@ class Packed(Operations):
     """Linear layers through oneDNN in float32 or bfloat16, their weights in the layout that its kernels read."""
 
     def __init__(self) -> None:
+        self._product = torch.ops.mkldnn._linear_pointwise.default
+        self._sum = torch.ops.mkldnn._linear_pointwise.binary
         self._weights: dict[nn.Module, Tensor] = {}
         self._biases: dict[nn.Module, Tensor] = {}
 
@@ -42,7 +46,10 @@ class Packed(Operations):
             module.weight = nn.Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=False)
 
     def _run(self, module: nn.Module, x: Tensor, bias: Any, post: str = "none", algorithm: str = "") -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self._weights[module], bias, post, [], algorithm)
+        return self._product(x, self._weights[module], bias, post, [], algorithm)
+
+    def norm(self, module: nn.Module, x: Tensor) -> Tensor:
+        return direct_norm(module, x)
 
     def linear(self, module: nn.Module, x: Tensor) -> Tensor:
         return self._run(module, x, module.bias) if module in self._weights else module(x)
@@ -55,8 +62,7 @@ class Packed(Operations):
     def linear_add(self, module: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
         if module not in self._weights:
             return super().linear_add(module, x, residual, dropout)
-        weight: Any = self._weights[module]
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, module.bias, "add")
+        return self._sum(x, residual, self._weights[module], module.bias, "add")
 
     def linear_add_norm(
         self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
@@ -77,16 +83,30 @@ class Packed(Operations):
         return attention_by_products(q, k, v, heads, layout)
 
 
+def direct_norm(module: Any, x: Tensor) -> Tensor:
+    """A layer norm without its module's call, which on a few rows takes longer than the norm."""
+    return torch.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+
+
 def attention_by_products(q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged) -> Tensor:
     """Attention inside each sequence of packed rows (tokens, heads * d), as two batched products in bfloat16, which it gives.
 
-    On CPUs that multiply bfloat16 these take half the time of PyTorch's fused kernel, which computes in float32.
+    On CPUs that multiply bfloat16 these take half the time of PyTorch's fused kernel, which computes in float32. Short
+    sequences go to that kernel, which is one operation; where all do, the result has the type of the rows.
     """
     half = torch.bfloat16
+    direct = [length <= _SHORT.get(q.dtype, 0) and (count == 1 or q.dtype != half) for _, count, length in layout.runs]
+    if all(direct):
+        return PLAIN.ragged_attention(q, k, v, heads, layout, 0.0)
     out = torch.empty(q.shape, dtype=half)
     width = q.shape[1] // heads
     nothing = torch.empty(1, dtype=half)
-    for start, count, length in layout.runs:
+    for (start, count, length), alone in zip(layout.runs, direct, strict=True):
+        if alone:
+            run = slice(start, start + count * length)
+            own = Ragged((length,) * count, layout.causal, None, ((0, count, length),), length)
+            out[run] = PLAIN.ragged_attention(q[run], k[run], v[run], heads, own, 0.0)
+            continue
         together = max(1, _SCORES // (heads * length * length))
         hidden = torch.ones(length, length, dtype=torch.bool).triu_(1) if layout.causal else None
         for first in range(0, count, together):

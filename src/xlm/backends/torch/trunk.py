@@ -143,8 +143,11 @@ class TrunkModel(PreTrainedModel):
     def _packed_positions(self, batch: Batch) -> Tensor:
         assert batch.lengths is not None
         device = batch.ids.device
-        lengths = torch.tensor(batch.lengths, dtype=torch.long, device=device)
-        starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        if len(batch.lengths) == 1:
+            starts = torch.zeros_like(batch.ids, dtype=torch.long)
+        else:
+            lengths = torch.tensor(batch.lengths, dtype=torch.long, device=device)
+            starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
         if self.spec.positions_skip_padding:
             return positions_after_padding_packed(torch, batch.ids, starts, self.spec.pad_id)
         return torch.arange(batch.ids.shape[0], device=device) - starts
