@@ -21,6 +21,7 @@ import xlm
 from xlm.assets import bundled_folder
 from xlm.serving.app import create_app
 from xlm.serving.settings import Settings
+from xlm.serving.wire import Wire
 
 HEADS = {
     "rerank": ("ForSequenceClassification", {"num_labels": 1}),
@@ -34,7 +35,7 @@ HEADS = {
 @contextmanager
 def running(engines: dict[str, Any], settings: Settings | None = None) -> Iterator[str]:
     """The address of a server."""
-    server = uvicorn.Server(uvicorn.Config(create_app(engines, settings), port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(create_app(engines, settings), port=0, log_level="error", http=Wire))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     end = time.monotonic() + 30

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ import xlm
 from xlm.serving import gate
 from xlm.serving.app import create_app
 from xlm.serving.settings import Settings
+from xlm.serving.wire import Wire
 
 from .conftest import running
 from .test_routes import TEXTS, Slow, post
@@ -128,6 +130,64 @@ def test_68_a_large_body_is_413_while_it_is_read(address: str, declared: bool, p
             assert sent < len(body)
         else:
             assert found.status_code == 413 and "limit" in found.json()["error"]
+
+
+def test_68_gzip_that_hides_something_is_refused(address: str) -> None:
+    """Bytes behind the stream's end would be kept unread; a stream of empty blocks never grows."""
+    packed = gzip.compress(json.dumps(GOOD).encode())
+    stream = zlib.compressobj(wbits=31)
+    empty = stream.compress(b"") + stream.flush(zlib.Z_SYNC_FLUSH) + b"\x00\x00\x00\xff\xff" * 100_000
+
+    def parts(content: bytes) -> Iterator[bytes]:
+        yield from (content[at : at + 65536] for at in range(0, len(content), 65536))
+
+    for content, status in ((packed + packed, 400), (packed + bytes(10), 400), (empty, 413), (packed[:-1], 400)):
+        with same_bits_after(address):
+            headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+            found = httpx.post(address + "/embed", content=parts(content), headers=headers, timeout=60)
+            assert found.status_code == status, found.text
+
+
+def test_68_large_bodies_share_a_limit_that_small_ones_are_free_of() -> None:
+    settings = Settings(body_bytes=1_000_000, bodies_bytes=700_000, body_seconds=30)
+    with running({"mini": xlm.load()}, settings) as address, same_bits_after(address):
+        host, port = address.removeprefix("http://").split(":")
+        large = b'{"inputs": "' + b"x" * 600_000 + b'"}'
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(head(len(large)) + large[:-1])
+            assert until(lambda: post(address, "/embed", inputs="x" * 300_000).status_code == 429)
+            refused = post(address, "/embed", inputs="x" * 300_000)
+            assert refused.headers["Retry-After"] and "together" in refused.json()["error"]
+            assert post(address, "/embed", **GOOD).status_code == 200
+        assert until(lambda: post(address, "/embed", inputs="x" * 300_000).status_code == 422)  # too long for the model
+
+
+def test_70_an_answer_too_large_for_the_memory_is_refused() -> None:
+    with running({"mini": xlm.load()}, Settings(answer_bytes=2_000_000)) as address, same_bits_after(address):
+        for route, body in (
+            ("/fill-mask", {"inputs": ["<mask>" * 100] * 20, "top_k": 50}),
+            ("/tokenize", {"inputs": "x y " * 2000}),
+        ):
+            found = post(address, route, **body)
+            assert found.status_code == 413 and "answer would take" in found.json()["error"], route
+            assert found.json()["param"] == "inputs"
+        assert post(address, "/fill-mask", inputs="<mask> x", top_k=50).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"inputs": ["x", null]}', "inputs[1]: "),
+        (b'{"inputs": 5}', "inputs: "),
+        (b'{"inputs": ["x", "y", {"z": ["w"]}]}', "inputs[2]: "),
+        (b'{"inputs": [' + b"1," * 90_000 + b"1]}", "inputs[0]: "),
+        (b'{"inputs": "x", "prompt_name": "' + b"y" * 1001 + b'"}', "prompt_name: "),
+    ],
+)
+def test_69_the_item_at_fault_is_named(address: str, body: bytes, message: str) -> None:
+    found = httpx.post(address + "/embed", content=body, headers={"Content-Type": "application/json"}, timeout=60)
+    assert found.status_code == 422 and found.json()["error"].startswith(message), found.text
+    assert len(found.content) < 500
 
 
 @pytest.mark.parametrize(
@@ -233,6 +293,37 @@ def test_71_a_reader_that_never_reads_is_given_up() -> None:
         return app.state.desk.under_way == 0
 
     assert asyncio.run(ask())
+
+
+def speak(address: str, *parts: bytes) -> bytes:
+    """What the server answers to bytes until it closes the connection."""
+    host, port = address.removeprefix("http://").split(":")
+    found = b""
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        with suppress(OSError):  # closed while we still speak
+            for part in parts:
+                connection.sendall(part)
+        with suppress(ConnectionResetError):
+            while data := connection.recv(65536):
+                found += data
+    return found
+
+
+def test_71_heads_that_do_not_end_are_given_up(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with same_bits_after(address):
+        found = speak(address, b"GET /health HTTP/1.1\r\nHost: x\r\nX: ", *[b"y" * 65536] * 64)
+        assert found == b"" or b"headers are longer" in found  # the answer may be lost with what was not read
+        lines = [b"X%d: y\r\n" % n for n in range(60_000)]
+        found = speak(address, b"GET /health HTTP/1.1\r\nHost: x\r\n", *lines)
+        assert found == b"" or b"headers are longer" in found
+        monkeypatch.setattr(Wire, "head_seconds", 0.3)
+        assert speak(address) == b""  # says nothing
+        assert speak(address, b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Le") == b""
+        # The wait ends with the head, not with the answer: another request on the connection is served.
+        body = json.dumps(GOOD).encode()
+        one = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        found = speak(address, one + b"\r\n" + body + one + b"Connection: close\r\n\r\n" + body)
+        assert found.count(b"HTTP/1.1 200 OK") == 2
 
 
 def test_72_the_work_of_a_client_that_left_is_dropped() -> None:

@@ -21,6 +21,8 @@ class Refused(Exception):
         self.status, self.message, self.param, self.retry_after = status, message, param, retry_after
 
 
+_KINDS = ("body", "str", "int")
+"""Parts of pydantic's places that name no field."""
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "overloaded_error"}
 
 
@@ -63,11 +65,13 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"{place or 'body'}: {first['msg']}"
-        param = place.split(".")[0] or None
-        malformed = first["type"] == "json_invalid" or request.url.path.startswith("/v1/")
+        # Where several kinds are allowed, each has an error: the deepest is of the kind that was meant.
+        deepest = max(error.errors(), key=lambda one: len(one["loc"]))
+        parts = [part for part in deepest["loc"] if part not in _KINDS and not str(part).startswith(("list[", "dict["))]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+        message = f"{place or 'body'}: {deepest['msg']}"
+        param = str(parts[0]) if parts else None
+        malformed = deepest["type"] == "json_invalid" or request.url.path.startswith("/v1/")
         return answer(request.url.path, 400 if malformed else 422, message, param)
 
     @app.exception_handler(HTTPException)

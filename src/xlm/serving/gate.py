@@ -24,6 +24,8 @@ from xlm.serving.settings import Settings
 
 access = logging.getLogger("xlm.serving.access")
 log = logging.getLogger(__name__)
+_SMALL = 1 << 16
+"""Bytes of a body that are not counted among those of all requests: whoever sends little is not held up by who sends much."""
 _OPEN = ("/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.ico")
 
 
@@ -45,6 +47,7 @@ class Gate:
         draining: Callable[[], bool],
     ) -> None:
         self.app, self.settings, self.observe, self.draining = app, settings, observe, draining
+        self._held = 0  # bytes of all large bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,19 +100,22 @@ class Gate:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
+        body = bytearray()
         try:
-            async with asyncio.timeout(self.settings.body_seconds):
-                body = await self._body(headers, receive)
-        except TimeoutError:
-            refusal = errors.answer(path, 408, f"the body did not arrive within {self.settings.body_seconds:g} s")
-        except errors.Refused as error:
-            refusal = errors.answer(path, error.status, error.message, error.param)
-        else:
-            if body is None:  # gone before it had said what it wants
+            try:
+                async with asyncio.timeout(self.settings.body_seconds):
+                    complete = await self._read(headers, receive, body)
+            except TimeoutError:
+                refusal = errors.answer(path, 408, f"the body did not arrive within {self.settings.body_seconds:g} s")
+            except errors.Refused as error:
+                refusal = errors.answer(path, error.status, error.message, error.param, error.retry_after)
+            else:
+                if complete:  # else gone before it had said what it wants
+                    await self._watched(scope, receive, send, bytes(body))
                 return
-            await self._watched(scope, receive, send, body)
-            return
-        await refusal(scope, receive, send)
+            await refusal(scope, receive, send)
+        finally:
+            self._held -= max(0, len(body) - _SMALL)
 
     def _known(self, header: str) -> bool:
         keys = self.settings.api_keys
@@ -119,34 +125,41 @@ class Gate:
         # All keys are compared, each in constant time, so that the time says nothing about them.
         return sum(hmac.compare_digest(sent, key.encode()) for key in keys) > 0
 
-    async def _body(self, headers: MutableMapping[str, str], receive: Receive) -> bytes | None:
+    async def _read(self, headers: MutableMapping[str, str], receive: Receive, body: bytearray) -> bool:
+        """Fill ``body``, unpacked; false when the client leaves before its end."""
         limit = self.settings.body_bytes
         declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > limit:
-            raise errors.Refused(413, f"the body has {int(declared):,} bytes, the limit is {limit:,}")
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
+            raise errors.Refused(413, f"the body has {declared[:20]} bytes, the limit is {limit:,}")
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "", "gzip"):
-            raise errors.Refused(415, f"content-encoding is {encoding!r}: it must be gzip or absent")
+            raise errors.Refused(415, f"content-encoding is {encoding[:40]!r}: it must be gzip or absent")
         unpack = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
-        parts, size, more = [], 0, True
+        sent, more = 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return None
+                return False
             chunk = message.get("body", b"")
+            sent += len(chunk)
             if unpack is not None:
                 try:
-                    chunk = unpack.decompress(chunk, limit - size + 1)
+                    chunk = unpack.decompress(chunk, limit - len(body) + 1)
                 except zlib.error as error:
                     raise errors.Refused(400, f"the body is no valid gzip: {error}") from error
-            parts.append(chunk)
-            size += len(chunk)
-            if size > limit:
+                if unpack.unused_data:
+                    raise errors.Refused(400, "the body goes on behind the end of its gzip stream")
+            counted = max(0, len(body) - _SMALL)
+            body += chunk
+            self._held += max(0, len(body) - _SMALL) - counted
+            if len(body) > limit or sent > limit:  # a packed body may be long and hold nothing
                 raise errors.Refused(413, f"the body has more than the limit of {limit:,} bytes")
+            if self._held > self.settings.bodies_bytes:
+                raise errors.Refused(429, "the bodies of all requests are too large together", retry_after=1)
             more = message.get("more_body", False)
-        if unpack is not None and size and not unpack.eof:
+        if unpack is not None and sent and not unpack.eof:
             raise errors.Refused(400, "the body is cut off: its gzip stream does not end")
-        return b"".join(parts)
+        return True
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         """Run the application with the body read; the future ``scope["xlm.gone"]`` is done when the client leaves."""

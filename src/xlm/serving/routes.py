@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ _FAULT: dict[int | str, dict[str, Any]] = {
     "default": {"model": schema.Fault, "description": "What is wrong with the request, or why it got no answer"}
 }
 _OPENAI_FAULT: dict[int | str, dict[str, Any]] = {"default": _FAULT["default"] | {"model": schema.OpenAIFault}}
+# What parts of answers take in memory, with their JSON.
+_BYTES_A_NUMBER = 16
+_BYTES_A_TOKEN = 600
 router = APIRouter(route_class=Direct, responses=_FAULT)
 
 
@@ -29,7 +33,7 @@ def _listed(texts: str | list[str]) -> list[str]:
     return [texts] if isinstance(texts, str) else texts
 
 
-def _serve(request: Request, name: str | None, texts: list[str], param: str, task: str) -> tuple[Desk, Served]:
+def _serve(request: Request, name: str | None, texts: Sequence[Any], param: str, task: str) -> tuple[Desk, Served]:
     """The model of a request, which must be of the right kind, for so many texts."""
     desk = _desk(request)
     desk.check(texts, param)
@@ -71,11 +75,11 @@ async def embeddings(request: Request, body: schema.Embeddings) -> dict[str, Any
         inputs = list(body.input)
     if not inputs:
         raise Refused(400, "input is empty: at least one text is needed", "input")
-    named = [item if isinstance(item, str) else "" for item in inputs]
+    _desk(request).count(inputs, "input")
     for index, item in enumerate(inputs):
         if not (item.strip() if isinstance(item, str) else item):
             raise Refused(400, f"input[{index}] is empty: a text is needed", "input")
-    desk, served = _serve(request, body.model, named, "input", "embed")
+    desk, served = _serve(request, body.model, inputs, "input", "embed")
     width = served.engine.hidden_size
     if body.dimensions is not None and body.dimensions > width:
         raise Refused(400, f"dimensions is {body.dimensions}: this model has {width}", "dimensions")
@@ -115,6 +119,10 @@ async def embed_all(request: Request, body: schema.Embed) -> list[dict[str, Any]
     """Dense, sparse and multi-vector outputs of one forward, for checkpoints that have those heads."""
     texts = _listed(body.inputs)
     desk, served = _serve(request, body.model, texts, "inputs", "embed")
+    if (multi := served.engine.embedding.multi) is not None:
+        longest = served.engine.max_tokens
+        tokens = sum(min(len(text) + 3, longest) for text in texts)  # hardly ever more than characters
+        desk.check_answer(tokens * len(multi.bias) * _BYTES_A_NUMBER, "inputs")
     options = {"prompt": body.prompt_name, "truncate": body.truncate}
     found = await desk.ask(request.scope, lambda: served.engine.embed_all(texts, **options))
     for item in found:
@@ -138,6 +146,7 @@ async def tokenize(request: Request, body: schema.Tokenize) -> list[list[dict[st
     texts = _listed(body.inputs)
     desk = _desk(request)
     desk.check(texts, "inputs")
+    desk.check_answer(sum(map(len, texts)) * _BYTES_A_TOKEN, "inputs")
     served = desk.find(body.model)
 
     def call() -> list[list[dict[str, Any]]]:
@@ -207,6 +216,7 @@ async def classify(request: Request, body: schema.Predict) -> list[dict[str, Any
 async def _classify(request: Request, body: schema.Predict) -> tuple[bool, list[dict[str, Any]]]:
     single = isinstance(body.inputs, str)
     inputs: list[Any] = [body.inputs] if isinstance(body.inputs, str) else list(body.inputs)
+    _desk(request).count(inputs, "inputs")
     flat = [text for item in inputs for text in ([item] if isinstance(item, str) else item)]
     pairs: list[Any] = [item if isinstance(item, str) else tuple(item) for item in inputs]
     for index, item in enumerate(pairs):
@@ -228,6 +238,7 @@ async def rerank(request: Request, body: schema.Rerank) -> Any:
         raise Refused(422, "give either documents or texts", "documents")
     param = "texts" if body.documents is None else "documents"
     items: list[Any] = list(body.documents or body.texts or [])
+    _desk(request).count(items, param)
     texts = []
     for index, item in enumerate(items):
         text = item.get("text") if isinstance(item, dict) else item
@@ -265,6 +276,9 @@ async def fill_mask(request: Request, body: schema.FillMask) -> list[dict[str, A
     """The most probable tokens for every mask."""
     texts = _listed(body.inputs)
     desk, served = _serve(request, body.model, texts, "inputs", "fill-mask")
+    mask = served.engine.tokenizer.mask_token
+    filled = sum(text.count(mask) * (_BYTES_A_TOKEN + len(text)) for text in texts)  # each answer has the text filled
+    desk.check_answer(filled * body.top_k, "inputs")
     return await desk.ask(request.scope, lambda: served.engine.fill_mask(texts, body.top_k, truncate=body.truncate))
 
 
@@ -291,7 +305,7 @@ async def answer(request: Request, body: schema.Answer) -> list[dict[str, Any]]:
 @router.post("/choose", tags=["tasks"])
 async def choose(request: Request, body: schema.Choose) -> dict[str, Any]:
     """Which choice goes on from the prompt."""
-    desk, served = _serve(request, body.model, [body.prompt, *body.choices], "choices", "choose")
+    desk, served = _serve(request, body.model, [body.prompt, body.question or "", *body.choices], "choices", "choose")
     options: dict[str, Any] = {"questions": [body.question]} if body.question else {}
     found = await desk.ask(request.scope, lambda: served.engine.choose([body.prompt], [body.choices], **options))
     return found[0]

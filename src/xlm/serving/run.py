@@ -17,6 +17,7 @@ import uvicorn
 
 from xlm.serving.app import create_app
 from xlm.serving.settings import Settings
+from xlm.serving.wire import Wire
 
 
 class _Server(uvicorn.Server):
@@ -103,6 +104,8 @@ def run(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=round(settings.drain_seconds),
         backlog=4096,
+        http=Wire,
+        ws="none",
     )
     server = _Server(config, desk, settings)
     loading = _Loading(loaders, desk)

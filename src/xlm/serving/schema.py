@@ -6,8 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
+Name = Annotated[StrictStr, Field(max_length=1000)]
 Text = StrictStr
-Texts = Text | list[Text]
+# The first wrong item is told and no other: there may be millions.
+TextList = Annotated[list[Text], Field(fail_fast=True)]
+Ids = Annotated[list[StrictInt], Field(fail_fast=True)]
+Texts = Text | TextList
 
 
 class Body(BaseModel):
@@ -19,11 +23,11 @@ class Body(BaseModel):
 class Embeddings(Body):
     """POST /v1/embeddings, as OpenAI's clients send it."""
 
-    input: Text | list[Text] | list[StrictInt] | list[list[StrictInt]]
-    model: str | None = None
+    input: Text | TextList | Ids | Annotated[list[Ids], Field(fail_fast=True)]
+    model: Name | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
-    user: str | None = None
+    user: Name | None = None
 
 
 class Embed(Body):
@@ -31,19 +35,19 @@ class Embed(Body):
     ``long="windows"`` reads it in overlapping windows."""
 
     inputs: Texts
-    model: str | None = None
+    model: Name | None = None
     normalize: bool = True
     pooling: Literal["mean", "cls", "max"] | None = None
     truncate: bool = False
     long: Literal["refuse", "windows"] = "refuse"
-    prompt_name: str | None = None
+    prompt_name: Name | None = None
 
 
 class Predict(Body):
     """POST /predict and /classify: a text, a pair, or many of either."""
 
-    inputs: Text | list[Text | list[Text]]
-    model: str | None = None
+    inputs: Text | Annotated[list[Text | TextList], Field(fail_fast=True)]
+    model: Name | None = None
     truncate: bool = False
 
 
@@ -51,14 +55,14 @@ class Pairing(Body):
     """The texts of /similarity."""
 
     source_sentence: Text
-    sentences: Annotated[list[Text], Field(min_length=1)]
+    sentences: Annotated[TextList, Field(min_length=1)]
 
 
 class Similarity(Body):
     """POST /similarity: cosines of one sentence with many."""
 
     inputs: Pairing
-    model: str | None = None
+    model: Name | None = None
     truncate: bool = False
 
 
@@ -66,7 +70,7 @@ class Tokenize(Body):
     """POST /tokenize."""
 
     inputs: Texts
-    model: str | None = None
+    model: Name | None = None
     add_special_tokens: bool = True
 
 
@@ -74,9 +78,9 @@ class Rerank(Body):
     """POST /rerank: ``documents`` (answered as Cohere and Jina do) or ``texts`` (answered as TEI does)."""
 
     query: Text
-    documents: list[Text | dict[str, Any]] | None = None
-    texts: list[Text] | None = None
-    model: str | None = None
+    documents: Annotated[list[Text | dict[str, Any]], Field(fail_fast=True)] | None = None
+    texts: TextList | None = None
+    model: Name | None = None
     top_n: Annotated[StrictInt, Field(ge=1)] | None = None
     return_documents: bool = False
     return_text: bool = False
@@ -88,7 +92,7 @@ class FillMask(Body):
     """POST /fill-mask."""
 
     inputs: Texts
-    model: str | None = None
+    model: Name | None = None
     top_k: Annotated[StrictInt, Field(ge=1, le=100)] = 5
     truncate: bool = False
 
@@ -97,7 +101,7 @@ class Tag(Body):
     """POST /tag."""
 
     inputs: Texts
-    model: str | None = None
+    model: Name | None = None
 
 
 class Answer(Body):
@@ -105,7 +109,7 @@ class Answer(Body):
 
     question: Texts
     context: Texts
-    model: str | None = None
+    model: Name | None = None
     top_k: Annotated[StrictInt, Field(ge=1, le=50)] = 1
 
 
@@ -113,18 +117,18 @@ class Choose(Body):
     """POST /choose: which of the choices goes on from the prompt."""
 
     prompt: Text
-    choices: Annotated[list[Text], Field(min_length=2)]
-    question: str | None = None
-    model: str | None = None
+    choices: Annotated[TextList, Field(min_length=2)]
+    question: Text | None = None
+    model: Name | None = None
 
 
 class Translate(Body):
     """POST /translate: texts in another language; languages may be left out where the model knows one direction only."""
 
     inputs: Texts
-    source: str | None = None
-    target: str | None = None
-    model: str | None = None
+    source: Name | None = None
+    target: Name | None = None
+    model: Name | None = None
     num_beams: Annotated[StrictInt, Field(ge=1, le=16)] = 4
     length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
     max_new_tokens: Annotated[StrictInt, Field(ge=1, le=512)] | None = None

@@ -74,19 +74,33 @@ class Desk:
         if name is None or (name not in self.names and len(self.names) == 1 and name in ("", "default")):
             name = self.names[0]
         if name not in self.names:
-            raise Refused(404, f"model is {name!r}: this server has {', '.join(self.names)}", "model")
+            raise Refused(404, f"model is {name[:200]!r}: this server has {', '.join(self.names)}", "model")
         if name not in self.models:
             raise Refused(503, f"{name} is still being loaded", retry_after=_TRY_AGAIN)
         return self.models[name]
 
-    def check(self, texts: list[str], param: str) -> None:
-        """Refuse too many or too long texts before anything is tokenized."""
-        if len(texts) > self.settings.inputs:
-            raise Refused(413, f"{param} has {len(texts):,} texts, the limit is {self.settings.inputs:,}", param)
+    def count(self, items: Sequence[Any], param: str) -> None:
+        """Refuse too many inputs, before they are looked at one by one."""
+        if len(items) > self.settings.inputs:
+            raise Refused(413, f"{param} has {len(items):,} texts, the limit is {self.settings.inputs:,}", param)
+
+    def check(self, texts: Sequence[str | list[int]], param: str) -> None:
+        """Refuse too many or too long texts, or lists of ids, before anything is tokenized."""
+        self.count(texts, param)
         characters = sum(map(len, texts))
         if characters > self.settings.characters:
             raise Refused(
                 413, f"{param} has {characters:,} characters, the limit is {self.settings.characters:,}", param
+            )
+
+    def check_answer(self, size: int, param: str) -> None:
+        """Refuse what would be answered by more than this server's memory is for."""
+        if size > self.settings.answer_bytes:
+            raise Refused(
+                413,
+                f"{param}: the answer would take about {size:,} bytes, the limit is {self.settings.answer_bytes:,}: "
+                "ask for less at once",
+                param,
             )
 
     async def ask(self, scope: Any, call: Callable[[], T]) -> T:
@@ -115,7 +129,7 @@ class Desk:
 
         with self._ticket(scope) as ticket:
             # A few short texts are tokenized in less time than a thread needs to wake up.
-            few = sum(len(item) if isinstance(item, str) else 0 for item in inputs) <= _AT_ONCE
+            few = sum(map(len, inputs)) <= _AT_ONCE
             rows = tokenize() if few else await self._in_thread(scope, ticket, tokenize)
             if not rows:
                 return np.zeros((0, engine.hidden_size), np.float32), []

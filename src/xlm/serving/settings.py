@@ -19,6 +19,8 @@ class Settings:
         inputs: texts in one request (413 above).
         characters: of all texts of a request (413 above), checked before anything is tokenized.
         body_bytes: of a request's body, after decompression (413 above, while reading).
+        bodies_bytes: of the bodies of all requests together, but for the first 64 KiB of each (429 above).
+        answer_bytes: that an answer may take in memory, by an estimate before anything is computed (413 above).
         body_seconds: in which a request's body must arrive (408 after).
         answer_seconds: after which a request is given up (504); what of it waits is not computed.
         send_seconds: in which a client must take the next part of an answer; its connection is closed after.
@@ -33,6 +35,8 @@ class Settings:
     inputs: int = 2048
     characters: int = 4_000_000
     body_bytes: int = 16_000_000
+    bodies_bytes: int = 256_000_000
+    answer_bytes: int = 256_000_000
     body_seconds: float = 20.0
     answer_seconds: float = 120.0
     send_seconds: float = 30.0

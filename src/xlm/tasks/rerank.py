@@ -24,14 +24,15 @@ class Rerank(Task):
     ) -> Features:
         """An item of one row a document; targets are the relevance from 0 to 1."""
         found = Features()
-        queries = bare(tokenizer, [example.text for example in examples])
+        unique = list(dict.fromkeys(example.text for example in examples))  # one query often has many documents
+        queries = dict(zip(unique, bare(tokenizer, unique), strict=True))
         documents = iter(bare(tokenizer, [text for e in examples for text in (e.other, *e.negatives)]))
-        for number, (example, query) in enumerate(zip(examples, queries, strict=True)):
+        for number, example in enumerate(examples):
             scores = [1.0 if example.score is None else example.score, *(0.0 for _ in example.negatives)]
             wholes = []
             cuts = []
             for score in scores:
-                row, whole, cut = joined(tokenizer, query, next(documents), max_tokens)
+                row, whole, cut = joined(tokenizer, queries[example.text], next(documents), max_tokens)
                 found.items.append(Item(number, (row,), score if training else None))
                 wholes.append(whole)
                 cuts.append(cut)
