@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 import xlm
-from xlm.backends.torch import buckets, int8_products, ops_cpu, ops_cuda, ops_int8, placement
+from xlm.backends.torch import int8_products, ops_cpu, ops_cuda, ops_int8, placement
 from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.ops import PLAIN
@@ -171,18 +169,6 @@ def test_the_documented_table_of_processors(has, wanted, monkeypatch: pytest.Mon
     assert all(text.startswith(start) for text, start in zip(ops_cpu.choices().values(), wanted, strict=True))
 
 
-@given(lengths=st.lists(st.integers(1, 512), min_size=1, max_size=40))
-def test_buckets_hold_their_sequences(lengths: list[int]) -> None:
-    total = buckets.bucket(sum(lengths))
-    filled, longest = buckets.filled(lengths, total)
-    assert filled[: len(lengths)] == lengths
-    assert sum(filled) == total >= sum(lengths)
-    assert max(filled) <= longest
-    assert longest % 128 == 0
-    assert len(filled) & (len(filled) - 1) == 0
-    assert total < 2 * max(sum(lengths), 256)
-
-
 def varlen_by_loop(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, *, window_size):
     """What PyTorch's kernel computes, (tokens, heads, d), sequence by sequence."""
     out = torch.zeros_like(q)
@@ -217,21 +203,12 @@ def test_the_gpus_table_computes_what_the_plain_one_does(tiny, monkeypatch: pyte
     assert tiny.computed_by.startswith("CUDA")
 
 
-@torch.no_grad()
-def test_bucketed_packs_compute_what_others_do_with_few_graphs(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops_cuda, "varlen_attn", varlen_by_loop)
-    placement.use_gpu(tiny)
-    run = buckets.Bucketed(tiny, backend="eager")
-    for lengths in (LENGTHS, (3, 4), (200, 100, 30)):
-        batch = packed(lengths)
-        found = run(batch)
-        assert found.shape == (sum(lengths), 48)
-        torch.testing.assert_close(found.float(), tiny.states(batch).float(), atol=0.06, rtol=0.06)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(("dtype", "compiled"), [("float32", False), ("bfloat16", False), ("bfloat16", True)])
+@pytest.mark.parametrize(
+    ("dtype", "compiled"),
+    [("float32", False), ("float16", False), ("bfloat16", False), ("bfloat16", True), ("float16", True)],
+)
 def test_a_gpu_answers_like_the_cpu(tiny_model, dtype: str, compiled: bool) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(4, 600, size=n).tolist() for n in (1, 9, 64, 64, 30)]

@@ -123,6 +123,53 @@ def test_batch_invariant_answers_are_those_of_the_plain_engine(tiny_model: Path)
         assert [g["id"] for g in one["masks"][0]] == [g["id"] for g in other["masks"][0]]
 
 
+HEADS = {
+    "classify": ("ForSequenceClassification", lambda engine, texts: engine.classify(texts)),
+    "tag": ("ForTokenClassification", lambda engine, texts: engine.tag(texts)),
+    "answer": ("ForQuestionAnswering", lambda engine, texts: engine.answer(["who?"] * len(texts), texts)),
+    "choose": ("ForMultipleChoice", lambda engine, texts: engine.choose(texts, [["a b", "c"]] * len(texts))),
+    "fill_mask": ("ForMaskedLM", lambda engine, texts: engine.fill_mask([text + "<mask>" for text in texts])),
+    "embed": ("Model", lambda engine, texts: engine.embed(texts).tolist()),
+}
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+def test_batch_invariant_answers_to_the_last_bit(head: str, tiny_model: Path, tmp_path: Path) -> None:
+    ending, ask = HEADS[head]
+    torch.manual_seed(0)
+    sizes = {**SMALL, "hidden_size": 256, "num_hidden_layers": 1, "max_position_embeddings": 66}
+    config = xlm.XLMRobertaConfig(**sizes, num_labels=1 if head == "choose" else 7, initializer_range=0.2)
+    getattr(xlm, f"XLMRoberta{ending}")(config).save_pretrained(tmp_path)
+    xlm.AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    engine = xlm.load(tmp_path, batch_invariant=True)
+    texts = ["hello world " * (1 + n % 4) + str(n) for n in range(11)]
+    together = ask(engine, texts)
+    assert together == [ask(engine, [text])[0] for text in texts]
+
+
+def test_batch_invariance_is_not_promised_for_translation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlm.inference.loading.AutoConfig.from_pretrained", lambda folder: Composition())
+    with pytest.raises(xlm.ConfigError, match="batch_invariant=True: not for translation"):
+        xlm.load(tmp_path, device="cpu", batch_invariant=True)
+
+
+class Composition:
+    """Of an encoder-decoder's config what loading asks first."""
+
+    is_composition, quantization_config = True, None
+
+
+@pytest.mark.parametrize("top_k", [0, -1, True, 1.5])
+def test_documents_are_not_dropped_by_a_bad_top_k(top_k, tiny_model: Path, tmp_path: Path) -> None:
+    config = xlm.XLMRobertaConfig(**SMALL, max_position_embeddings=66, num_labels=1)
+    xlm.XLMRobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    xlm.AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    engine = xlm.load(tmp_path)
+    assert len(engine.rerank("a", ["b", "c"], top_k=1)) == 1
+    with pytest.raises(xlm.InputError, match=r"top_k is .* at least 1"):
+        engine.rerank("a", ["b", "c"], top_k=top_k)
+
+
 def test_one_token_too_long_and_compile_without_a_gpu_are_refused(tiny_model: Path) -> None:
     with pytest.raises(xlm.ConfigError, match="compile=True with device 'cpu': it needs a GPU"):
         xlm.load(tiny_model, device="cpu", compile=True)

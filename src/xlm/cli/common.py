@@ -32,7 +32,10 @@ ModelOption = Annotated[
 ]
 DtypeOption = Annotated[
     str | None,
-    typer.Option("--dtype", help="Weights in memory: float32, bfloat16 or int8. Default: float32, or as quantized."),
+    typer.Option(
+        "--dtype",
+        help="Weights in memory: float32, bfloat16, float16 (GPU) or int8 (CPU). Default: float32, or as quantized.",
+    ),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, … Default: a GPU if there is one.")

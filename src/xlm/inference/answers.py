@@ -41,6 +41,7 @@ class Answers:
     name: str
     max_tokens: int
     tasks: tuple[str, ...]
+    batch_invariant: bool
     _packs: Packs
 
     def classify(
@@ -57,8 +58,8 @@ class Answers:
             InputError: no text or pair, one longer than the model unless ``truncate``, or a model without such a head.
         """
         self._need("classify")
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise InputError(f"top_k is {top_k!r}: it must be an integer of at least 1")
+        if top_k is not None:
+            _at_least_one("top_k", top_k)
         examples = [_text_or_pair(text, f"texts[{index}]") for index, text in enumerate(_listed(texts, "texts"))]
         task = Classify.from_config(self.model.config)
         features = task.features(examples, self.tokenizer, self.max_tokens)
@@ -126,8 +127,7 @@ class Answers:
         if len(asked) != len(given):
             raise InputError(f"{len(asked)} questions and {len(given)} contexts: there must be as many")
         for name, value in (("top_k", top_k), ("max_answer_tokens", max_answer_tokens)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}: it must be an integer of at least 1")
+            _at_least_one(name, value)
         if isinstance(stride, bool) or not isinstance(stride, int) or stride < 0:
             raise InputError(f"stride is {stride!r}: it must be an integer of at least 0")
         examples = [
@@ -197,9 +197,12 @@ class Answers:
         """Documents by how well they fit a query, best first: ``{"index", "score"}``, scores from 0 to 1.
 
         Raises:
-            InputError: a text that is empty or longer than the model, or a model that does not score pairs.
+            InputError: a text that is empty or longer than the model, ``top_k`` below 1, or a model that does not score
+                pairs.
         """
         self._need("rerank")
+        if top_k is not None:
+            _at_least_one("top_k", top_k)
         labels = self.model.config.num_labels
         if labels > 2:
             raise InputError(f"{self.name} has {labels} labels: rerank needs {_HEADS['rerank']}")
@@ -288,11 +291,23 @@ class Answers:
         if rows:
             for members, lengths, states in self._packs(rows):  # type: ignore[arg-type]
                 with torch.inference_mode():
-                    made = head_scores(self.model, states, lengths).float().cpu().numpy()
+                    made = self._head(states, lengths).float().cpu().numpy()
                 parts = np.split(made, np.cumsum(lengths)[:-1]) if by_token else made
                 for member, part in zip(members, parts, strict=True):
                     scores[member] = part
         return _of_items(features.items, scores)
+
+    def _head(self, states: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The head's scores of a pack: of all its sequences at once, or of each as if it were alone."""
+        if not self.batch_invariant:
+            return head_scores(self.model, states, lengths)
+        # Copies lie at the same alignment wherever a sequence stood in its pack.
+        return torch.cat(
+            [
+                head_scores(self.model, part.clone(), [length])
+                for part, length in zip(states.split(list(lengths)), lengths, strict=True)
+            ]
+        )
 
 
 def _of_items(items: Sequence[Item], scores: list[Any]) -> list[Scores]:
@@ -303,6 +318,11 @@ def _of_items(items: Sequence[Item], scores: list[Any]) -> list[Scores]:
         found.append(scores[at] if count == 1 else np.concatenate(scores[at : at + count]))
         at += count
     return found
+
+
+def _at_least_one(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}: it must be an integer of at least 1")
 
 
 def _listed(values: Any, name: str) -> list[Any]:

@@ -50,8 +50,10 @@ class Engine(Answers, LongTexts, Translates):
 
     Attributes:
         name: the folder or name it was loaded from.
+        folder: the folder with its files.
         dtype: what the weights are computed in.
         device: where they are.
+        batch_invariant: whether an answer depends on its own text alone, to the last bit.
         max_tokens: the longest input in tokens, special ones included.
         hidden_size: the width of states and embeddings.
         computed_by: which operations were chosen for this processor.
@@ -62,6 +64,7 @@ class Engine(Answers, LongTexts, Translates):
     def __init__(self, parts: Loaded) -> None:
         self.model, self.tokenizer = parts.model, parts.tokenizer
         self.name, self.dtype, self.device = parts.name, parts.dtype, parts.device
+        self.folder, self.batch_invariant = parts.folder, parts.batch_invariant
         spec = parts.spec
         self.max_tokens, self.hidden_size = spec.max_tokens, spec.hidden_size
         self.embedding = parts.embedding
@@ -313,19 +316,22 @@ def load(
 
     Args:
         path_or_name: a folder, or a name on the hub; an existing folder wins. ``None``: the model in the package.
-        dtype: of the weights: ``float32``, ``bfloat16``, or ``int8`` (a byte a weight in the encoder's matrices; CPU only).
-            ``None``: int8 for a folder of ``xlm quantize``, else float32.
+        dtype: of the weights: ``float32``, ``bfloat16``, ``float16`` (GPU only; softmax and norms are summed in float32), or
+            ``int8`` (a byte a weight in the encoder's matrices; CPU only). ``None``: int8 for a folder of
+            ``xlm quantize``, else float32.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``None``: a GPU if there is one.
-        batch_invariant: what is computed for a text never depends on the others of a call, to the last bit of float32;
-            without it only within rounding. Slower.
-        compile: on a GPU, compile the encoder; the first calls take minutes, the later ones are faster.
+        batch_invariant: what is computed for a text never depends on the others of a call, to the last bit of float32:
+            states, vectors, and the answers of every head; without it only within rounding. Slower. Not for translation.
+        compile: on a GPU, compile the encoder, in bfloat16 or float16; the first calls take minutes, the later ones are
+            faster.
         lang: the language that all texts are in, for models of XLM: it chooses the rules that split words, and the language
             embeddings of models that have them. XLM-R reads all languages alike.
 
     Raises:
         InputError: a ``lang`` that the model does not know, or to which it is all the same.
         CheckpointError: not a checkpoint, damaged, or a model that does not fit its config.
-        ConfigError: an unknown ``dtype``, a device that is not there, or ``compile`` without a GPU.
+        ConfigError: an unknown ``dtype`` or one that is not for the device, a device that is not there, ``compile``
+            without a GPU or in float32, ``batch_invariant`` with ``compile`` or for translation.
     """
     engine = Engine(load_parts(path_or_name, dtype, device, batch_invariant, compile))
     engine.lang = lang

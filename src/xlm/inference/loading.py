@@ -25,6 +25,7 @@ from xlm.tokenizers import AutoTokenizer
 DTYPES: dict[str, tuple[torch.dtype, str | None]] = {
     "float32": (torch.float32, None),
     "bfloat16": (torch.bfloat16, None),
+    "float16": (torch.float16, None),
     "int8": (torch.bfloat16, "int8"),
 }
 # What a model can be asked, by the end of its class's name; the first that fits.
@@ -55,7 +56,9 @@ class Loaded:
     dtype: str
     device: torch.device
     embedding: Embedding
+    folder: Path
     compiled: bool = False
+    batch_invariant: bool = False
 
 
 def load_parts(
@@ -75,15 +78,23 @@ def load_parts(
         dtype = "int8" if is_quantized(config) and place.type == "cpu" else "float32"
     if dtype == "int8" and place.type != "cpu":
         raise ConfigError(f"dtype is 'int8' and device is {str(place)!r}: int8 is for the CPU")
+    if dtype == "float16" and place.type == "cpu":
+        raise ConfigError("dtype is 'float16' and device is 'cpu': float16 is for GPUs; choose bfloat16")
     if compiled and (place.type != "cuda" or batch_invariant):
         raise ConfigError(f"compile=True with device {str(place)!r}: it needs a GPU, and excludes batch_invariant")
+    if compiled and dtype == "float32":
+        raise ConfigError(
+            "compile=True with dtype 'float32': the packed attention is of bfloat16 and float16: choose one"
+        )
+    if batch_invariant and config.is_composition:
+        raise ConfigError("batch_invariant=True: not for translation, whose beams of all texts run together")
     torch_dtype, quantization = DTYPES[dtype]
     options: dict[str, Any] = {"dtype": torch_dtype, "quantization": quantization}
     if place.type == "cpu":
         options["for_inference"] = True
     model = documented_model(folder, config, **options).eval().requires_grad_(False).to(place)
-    if place.type == "cuda":
-        use_gpu(model)
+    if place.type == "cuda" and (why := use_gpu(model)) and compiled:
+        raise ConfigError(f"compile=True needs packed attention: {why}")
     if batch_invariant:
         make_invariant(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -94,7 +105,9 @@ def load_parts(
             f"{name}: the tokenizer has {len(tokenizer):,} ids, the model's table {spec.vocab_size:,} rows: "
             "they do not belong together"
         )
-    return Loaded(model, tokenizer, spec, name, dtype, place, read_embedding(Path(folder)), compiled)
+    folder = Path(folder)
+    embedding = read_embedding(folder)
+    return Loaded(model, tokenizer, spec, name, dtype, place, embedding, folder, compiled, batch_invariant)
 
 
 def is_quantized(config: Any) -> bool:

@@ -1,4 +1,7 @@
-"""Packs in a few sizes, so that one compiled graph serves many: what `xlm.load(..., compile=True)` runs on a GPU."""
+"""Packs in a few sizes, so that one compiled graph serves many: what `xlm.load(..., compile=True)` runs on a GPU.
+
+A graph is made for a number of tokens and a bound of the longest sequence; the number of sequences may be any.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from xlm.backends.torch.layout import Ragged
 from xlm.batches.batch import Batch
 
 _SMALLEST = 256
-_LENGTHS = 128
+_SHORTEST = 512
+_GRAPHS = 256
+"""Graphs that may be made in a process, of all engines together: PyTorch's limit on a function's recompilations is 8, above
+which it runs uncompiled, but a pack of 65,536 tokens comes in 17 sizes. Above 256 it stops whatever is said here."""
 
 
 def bucket(count: int) -> int:
@@ -25,14 +31,15 @@ def bucket(count: int) -> int:
     return middle if count <= middle and size > _SMALLEST else size
 
 
-def filled(lengths: Sequence[int], total: int) -> tuple[list[int], int]:
-    """The lengths with further sequences that fill them up to ``total`` tokens and a power of two of sequences (some of
-    them empty), and a bound of the longest: a multiple of 128."""
-    longest = -(-max(lengths) // _LENGTHS) * _LENGTHS
-    rest = total - sum(lengths)
-    more = [longest] * (rest // longest) + [rest % longest] * (rest % longest > 0)
-    count = 1 << (len(lengths) + len(more) - 1).bit_length()
-    return [*lengths, *more, *[0] * (count - len(lengths) - len(more))], longest
+def bound(length: int) -> int:
+    """The power of two, from 512, that bounds the longest sequence: one for all packs of most models."""
+    return max(_SHORTEST, 1 << (length - 1).bit_length())
+
+
+def filled(lengths: Sequence[int], total: int) -> list[int]:
+    """The lengths with further sequences, none longer than the longest, that fill them up to ``total`` tokens."""
+    longest, rest = max(lengths), total - sum(lengths)
+    return [*lengths, *[longest] * (rest // longest), *[rest % longest] * (rest % longest > 0)]
 
 
 class Bucketed:
@@ -43,11 +50,11 @@ class Bucketed:
         backend: of ``torch.compile``.
     """
 
-    def __init__(self, model: Any, backend: str = "inductor") -> None:
+    def __init__(self, model: Any, backend: Any = "inductor") -> None:
         host = model.encoder_host
         self.host, self.spec = host, host.spec
         self._causal = self.spec.is_decoder or self.spec.causal_only
-        self._encode = torch.compile(self._run, dynamic=False, backend=backend)
+        self._encode = torch.compile(self._run, dynamic=False, fullgraph=True, backend=backend)
 
     def _run(self, x_TH: Tensor, offsets: Tensor, longest: int) -> Tensor:
         return self.host.encoder(x_TH, Ragged.at(offsets, longest, self._causal))[0]
@@ -56,11 +63,13 @@ class Bucketed:
         """Last hidden states (tokens, hidden) of a packed batch."""
         assert batch.lengths is not None
         tokens = batch.tokens
-        lengths, longest = filled(batch.lengths, bucket(tokens))
+        lengths = filled(batch.lengths, bucket(tokens))
         ids = torch.nn.functional.pad(batch.ids, (0, sum(lengths) - tokens), value=self.spec.pad_id)
         languages = batch.languages
         if languages is not None:
             languages = torch.nn.functional.pad(languages, (0, sum(lengths) - tokens))
         embedded = self.host.embed(Batch.packed(ids, lengths, languages=languages))
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return self._encode(embedded, torch.from_numpy(offsets).to(ids.device), longest)[:tokens]
+        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)).to(ids.device)
+        torch._dynamo.mark_dynamic(offsets, 0)
+        with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
+            return self._encode(embedded, offsets, bound(max(lengths)))[:tokens]

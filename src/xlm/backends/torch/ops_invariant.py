@@ -7,7 +7,6 @@ attention on one sequence at a time; what remains (norms, activations, sums) goe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,8 +55,13 @@ class Invariant(Operations):
         return self.inner.attention(q, k, v, bias, dropout, causal)
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
-        alone = tuple((start + i * length, 1, length) for start, count, length in layout.runs for i in range(count))
-        return self.inner.ragged_attention(q, k, v, heads, replace(layout, runs=alone), dropout)
+        parts, start = [], 0
+        for length in layout.lengths:
+            rows = slice(start, start + length)
+            alone = Ragged.of((length,), layout.causal)
+            parts.append(self.inner.ragged_attention(q[rows], k[rows], v[rows], heads, alone, dropout))
+            start += length
+        return torch.cat(parts) if parts else q
 
 
 def _blocks(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

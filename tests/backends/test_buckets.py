@@ -1,0 +1,133 @@
+"""The GPU's table and packs of few sizes, through PyTorch's packed attention; a loop stands in for its kernel."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention import varlen
+
+import xlm
+from xlm.backends.torch import buckets, ops_cuda, placement
+from xlm.backends.torch.layout import Ragged
+from xlm.backends.torch.ops import PLAIN
+from xlm.batches.batch import Batch
+from xlm.errors import ConfigError, InputError
+
+
+@varlen._varlen_attn.register_kernel("cpu")
+def _by_loop(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, *rest: Any) -> Any:
+    """What the kernel computes on a GPU, (tokens, heads, d), sequence by sequence."""
+    causal, out = rest[1], torch.zeros_like(q)
+    for start, end in itertools.pairwise(cu_q.tolist()):
+        assert 0 < end - start <= max_q
+        part = [t[start:end].transpose(0, 1)[None] for t in (q, k, v)]
+        out[start:end] = F.scaled_dot_product_attention(*part, is_causal=causal)[0].transpose(0, 1)
+    return out, q.new_zeros(q.shape[1], q.shape[0], dtype=torch.float), torch.zeros(2, dtype=torch.uint64)
+
+
+def tiny(dtype: torch.dtype = torch.bfloat16, heads: int = 3) -> Any:
+    torch.manual_seed(0)
+    config = xlm.XLMRobertaConfig(
+        vocab_size=300, hidden_size=48, num_hidden_layers=1, num_attention_heads=heads, intermediate_size=64,
+        max_position_embeddings=600, initializer_range=0.1,
+    )  # fmt: skip
+    return xlm.XLMRobertaModel(config, add_pooling_layer=False).eval().to(dtype).requires_grad_(False)
+
+
+def packed(*lengths: int) -> Batch:
+    ids = torch.randint(5, 300, (sum(lengths),), generator=torch.Generator().manual_seed(3))
+    return Batch.packed(ids, lengths)
+
+
+@given(lengths=st.lists(st.integers(1, 1000), min_size=1, max_size=40))
+def test_buckets_hold_their_sequences(lengths: list[int]) -> None:
+    total = buckets.bucket(sum(lengths))
+    filled = buckets.filled(lengths, total)
+    assert filled[: len(lengths)] == lengths
+    assert sum(filled) == total >= sum(lengths)
+    assert 0 < min(filled) and max(filled) == max(lengths) <= buckets.bound(max(lengths)) <= max(512, 2 * max(lengths))
+    assert total < 2 * max(sum(lengths), 256)
+
+
+def run_all(backend: str, sizes: tuple[int, ...]) -> tuple[int, set[int]]:
+    """Packs of every size with several numbers of sequences: graphs that were made, and sizes."""
+    model = tiny()
+    placement.use_gpu(model)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend(backend)
+    run, seen = buckets.Bucketed(model, backend=counter), set()
+    for size in sizes:
+        for length in (256, 130, 50, 20):
+            lengths = [length] * max(1, size * 9 // 10 // length)
+            batch = packed(*lengths, 3)
+            seen.add(buckets.bucket(batch.tokens))
+            torch.testing.assert_close(run(batch).float(), model.states(batch).float(), atol=0.06, rtol=0.06)
+    return counter.frame_count, seen
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_one_graph_for_a_number_of_tokens_whatever_the_sequences() -> None:
+    made, seen = run_all("eager", (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096))
+    assert made == len(seen) == 9  # PyTorch alone would give up at 8
+    made, seen = run_all("aot_eager", (512,))
+    assert made == len(seen)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_kernel_serves_both_half_types(dtype: torch.dtype) -> None:
+    batch, model = packed(1, 5, 5, 17, 2), tiny(dtype)
+    wanted = tiny(torch.float32).states(batch)
+    assert placement.use_gpu(model) is None
+    torch.testing.assert_close(model.states(batch).float(), wanted, atol=0.06, rtol=0.06)
+
+
+@torch.no_grad()
+def test_where_the_kernel_is_not_to_be_had_equal_lengths_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the kernel was called")
+
+    monkeypatch.setattr(ops_cuda, "varlen_attn", refuse)
+    batch, model = packed(1, 5, 5, 17, 2), tiny(heads=4)
+    wanted = model.states(batch).float()
+    assert placement.use_gpu(model) == "a head's width is 12, the kernel needs a multiple of 8 up to 256"
+    torch.testing.assert_close(model.states(batch).float(), wanted, atol=0.06, rtol=0.06)
+    assert model.computed_by.startswith("CUDA: attention in runs of equal length (a head's width is 12")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert ops_cuda.why_not_packed(torch.device("cuda"), 64) == "compute capability 7.5, the kernel needs 8.0"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert ops_cuda.why_not_packed(torch.device("cuda"), 64) is None
+
+
+def test_rows_without_runs_are_refused() -> None:
+    q, k, v = (torch.randn(4, 48) for _ in range(3))
+    layout = Ragged.at(torch.tensor([0, 4], dtype=torch.int32), 512, False)
+    with pytest.raises(InputError, match="4 packed rows without the runs"):
+        PLAIN.ragged_attention(q, k, v, 3, layout, 0.0)
+    none = Ragged.of((), False)
+    assert PLAIN.ragged_attention(q[:0], k[:0], v[:0], 3, none, 0.0).shape == (0, 48)
+
+
+def test_what_a_gpu_cannot_do_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlm.inference.loading.find_device", lambda device: torch.device("cuda"))
+    for options, what in (
+        ({"compile": True}, "compile=True with dtype 'float32'"),
+        ({"compile": True, "dtype": "bfloat16", "batch_invariant": True}, "excludes batch_invariant"),
+        ({"dtype": "int8"}, "int8 is for the CPU"),
+    ):
+        with pytest.raises(ConfigError, match=what):
+            xlm.load(**options)
+
+
+def test_half_precision_is_for_gpus() -> None:
+    with pytest.raises(ConfigError, match="dtype is 'float16' and device is 'cpu': float16 is for GPUs"):
+        xlm.load(dtype="float16", device="cpu")
