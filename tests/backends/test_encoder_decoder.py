@@ -294,6 +294,21 @@ def test_languages_decide_the_target() -> None:
     assert found[:, 0].tolist() == [8, 7]
 
 
+def test_each_side_has_languages_of_its_own() -> None:
+    other = {"en": 0, "de": 1}
+    sides = side("xlm"), xlm.AutoConfig.for_model("xlm", **tiny.options("xlm"), lang2id=other)
+    with pytest.raises(
+        xlm.ConfigError, match=r"share_embeddings=True: lang2id is .* in the encoder and .* in the decoder"
+    ):
+        EncoderDecoderConfig(*sides)
+    config = EncoderDecoderConfig(*sides, share_embeddings=False)
+    assert config.source_side("de").language == 0 and config.target_side("de").language == 1
+    mixed = EncoderDecoderConfig(sides[0], side("xlm-roberta"), share_embeddings=False)
+    assert mixed.source_side("en").language == 1 and mixed.target_side("en").language is None
+    with pytest.raises(xlm.InputError, match="source='fr': must be one of de, en"):
+        mixed.source_side("fr")
+
+
 def test_what_is_not_said_about_length_follows_the_source() -> None:
     made = model("xlm-roberta")
     made.lm_head.bias.data[2] = -1e4

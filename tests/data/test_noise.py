@@ -16,6 +16,12 @@ IDS = np.array([0, 1, 2, 3, 4, 5, 0, 1] * 5)
         (PIECES, [0, 1, 2, 5, 3], [0, 0, 1, 2, 2]),
         (PIECES, [1, 1, 0], [0, 0, 1]),  # a text that begins within a word
         (["a", "b</w>", "c</w>"], [0, 1, 2, 0, 0], [0, 0, 1, 2, 2]),
+        # Scripts without spaces: a piece a word; punctuation, marks and other letters belong to what they follow.
+        (["▁", "今天", "天气", "很好", "。", "AI"], [0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 2, 2]),
+        (["▁วันนี้", "อากาศ", "ดี", "ั"], [0, 1, 2, 3], [0, 1, 2, 2]),
+        (["▁東京", "タワー", "に", "▁", "行く"], [0, 1, 2, 3, 4], [0, 1, 2, 3, 3]),
+        (["▁ថ្ងៃ", "នេះ", "▁ဒီနေ့", "ရာသီ"], [0, 1, 2, 3], [0, 1, 2, 3]),
+        (["▁", "x", "▁오늘", "은"], [0, 1, 0, 2, 3], [0, 0, 1, 2, 2]),
     ],
 )
 def test_pieces_belong_to_words(pieces, ids, numbers):

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import tiny
 import toytasks
 import xlm
 from xlm.errors import CheckpointError, ConfigError, DataError, InputError
+from xlm.tasks.answer import Answer
+from xlm.tasks.base import Item
+from xlm.tasks.choose import Choose
+from xlm.tasks.classify import Classify
+from xlm.tasks.embed import Embed
+from xlm.tasks.examples import ChoiceExample, Gold, QuestionExample, TaggedExample, TextExample
+from xlm.tasks.language import Fill, Generate
+from xlm.tasks.rerank import Rerank
+from xlm.tasks.tag import Tag
 from xlm.training import finetune_alarms as alarms
 from xlm.training.finetune import finetune
-from xlm.training.finetune_recipe import make_recipe
-from xlm.training.finetune_steps import Plan
+from xlm.training.finetune import run as finetune_run
+from xlm.training.finetune_best import best_folder, keep_best, score_names
+from xlm.training.finetune_loss import Head
+from xlm.training.finetune_recipe import changed, load_finetune, make_recipe, model_path
+from xlm.training.finetune_steps import Plan, by_tokens, packed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FAST: dict[str, Any] = {"learning_rate": 5e-3, "batch": 16, "precision": "fp32", "quiet": True, "log": 2, "threads": 1}
@@ -261,11 +276,99 @@ def test_early_stopping_keeps_the_best(base: Path, tmp_path: Path) -> None:
     assert outcome.scores["accuracy"] == max(r["accuracy"] for r in records if r["kind"] == "valid")
 
 
+def test_a_metric_is_checked_before_anything_is_learnt(base: Path, tmp_path: Path) -> None:
+    values = {**files(tmp_path, "classify", 8), "task": "classify", "model": str(base), "output": str(tmp_path / "run")}
+    with pytest.raises(ConfigError, match="metric is 'bleu': it must be one of accuracy, macro_f1, mcc"):
+        finetune_run(make_recipe({**values, "metric": "bleu"}), check=True, quiet=True)
+
+
+PROBABLE = [{"label": "a", "probability": 0.9}, {"label": "b", "probability": 0.1}]
+
+
+@pytest.mark.parametrize(
+    ("task", "example", "answer"),
+    [
+        (Classify(("a", "b")), TextExample("x", label="a"), PROBABLE),
+        (Classify(("a", "b"), "multi"), TextExample("x", label=("a",)), PROBABLE),
+        (Classify((), "regression"), TextExample("x", label=1.0), 0.5),
+        (Tag(("O", "B-PER")), TaggedExample(("x",), ("B-PER",)), [("O", 1.0)]),
+        (Tag(("NOUN", "VERB")), TaggedExample(("x",), ("NOUN",)), [("VERB", 1.0)]),
+        (Answer(), QuestionExample("q", "x y", (Gold("x", 0),)), [{"text": "x"}]),
+        (Choose(), ChoiceExample("p", ("x", "y"), 0), None),
+        (Embed("mean", 0.05), None, 1),
+        (Rerank(), None, 1),
+        (Fill(), None, (1.0, 2.0, 3.0)),
+        (Generate(), None, (1.0, 2.0, 3.0)),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_the_names_of_scores_are_known_beforehand(task: Any, example: Any, answer: Any) -> None:
+    if task.name in ("choose", "rerank"):  # their answers are lists of probabilities
+        assert task.metric in score_names(task)
+        return
+    assert set(task.evaluate([example] * 2, [answer] * 2)) == set(score_names(task))
+    assert task.metric in score_names(task)
+
+
+def test_the_weights_of_every_best_are_kept_until_a_checkpoint_knows_of_a_better(tmp_path: Path) -> None:
+    class Model:
+        def save_pretrained(self, folder: Path) -> None:
+            (folder / "weights").write_text("w", "utf-8")
+
+    for step, saved, left in ((2, None, {2}), (4, 2, {2, 4}), (6, 2, {2, 6}), (8, 6, {6, 8})):
+        keep_best(tmp_path, Model(), step, saved)
+        assert set((tmp_path / "best").iterdir()) == {best_folder(tmp_path, number) for number in left}
+    assert (best_folder(tmp_path, 8) / "weights").is_file()
+
+
+def test_a_run_stopped_at_an_evaluation_is_scored_when_it_goes_on(base: Path, tmp_path: Path) -> None:
+    given = {**files(tmp_path, "classify", 16), "output": tmp_path / "run", "epochs": 2, **FAST}
+    for step in (1, 2):
+        stopped = finetune("classify", base, **given, max_minutes=1e-9)
+        assert not stopped.finished and stopped.step == step
+    outcome = finetune("classify", base, **given, metric="macro_f1")  # what chooses may change
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert [row["step"] for row in map(json.loads, lines) if row["kind"] == "valid"] == [1, 2]
+    assert outcome.finished and outcome.step == 2 and "macro_f1" in outcome.scores
+
+
+def test_a_recipe_may_move_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "models" / "xlm").mkdir(parents=True)
+    text = "task: classify\nmodel: models/xlm\ntrain: train.jsonl\n"
+    (tmp_path / "a" / "recipe.yaml").write_text(text, "utf-8")
+    before = make_recipe(load_finetune(tmp_path / "a" / "recipe.yaml"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    after = make_recipe(load_finetune(tmp_path / "b" / "recipe.yaml"))
+    assert changed(json.loads(json.dumps(dataclasses.asdict(before))), after) == []
+    found = str(tmp_path / "b" / "models" / "xlm")
+    assert model_path(after.base, "models/xlm") == found and model_path(after.base, "./models/xlm") == found
+    assert model_path(after.base, "FacebookAI/xlm-roberta-base") == "FacebookAI/xlm-roberta-base"
+    assert model_path(after.base, "~/models") == str(Path.home() / "models")
+    assert model_path(after.base, "models/other") == "models/other"  # from the current folder, as others are
+
+
+def test_scores_do_not_depend_on_neighbours_without_a_language() -> None:
+    """A row whose language the model does not know takes nothing from those whose it knows."""
+    torch.manual_seed(0)
+    config = xlm.XLMConfig(**tiny.options("xlm"), lang2id={"en": 0, "de": 1}, num_labels=2)
+    model = tiny.stir(xlm.XLMForSequenceClassification(config)).eval()
+    head = Head(Classify(("a", "b")), model, torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    items = [Item(n, (np.concatenate([[1], rng.integers(5, 30, 4 + n), [1]]),), 0) for n in range(4)]
+    languages = [1, None, 0, None]
+    together = head.scores(items, 1000, languages)
+    alone = [head.scores([item], 1000, languages)[0] for item in items]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    without = head.scores([items[0]], 1000, [None] * 4)[0]
+    assert not np.allclose(without, together[0], atol=1e-4)
+    passes = head.passes(items, 1000, languages)
+    assert [[item.example for item in one] for one in passes] == [[0, 2], [1, 3]]
+    assert by_tokens(items, 1000) == [items]
+    with pytest.raises(InputError, match="with and without a language embedding"):
+        packed(items, languages)
+
+
 def test_every_epoch_visits_every_item_once() -> None:
-    import numpy as np
-
-    from xlm.tasks.base import Item
-
     items = [Item(n, (np.zeros(3 + n % 7, np.int64),)) for n in range(50)]
     plan = Plan(items, 8, 2.0, seed=3)
     assert plan.steps == 14
@@ -299,9 +402,6 @@ def test_alarms(base: Path, tmp_path: Path) -> None:
 
 
 def test_shifted_tags_are_noticed() -> None:
-    from xlm.tasks.examples import TaggedExample
-    from xlm.tasks.tag import Tag
-
     words = ("Ana", "was", "in", "Rome", ".")
     tags = ("B-PER", "O", "O", "B-LOC", "O")
     examples = [TaggedExample(words, tags)] * 20
@@ -341,8 +441,8 @@ def test_bad_data_and_recipes(base: Path, tmp_path: Path) -> None:
         go(good, tuning={"frozen_layers": 9})
     with pytest.raises(ConfigError, match="no linear layer's name ends so"):
         go(good, tuning={"kind": "lora", "lora": {"targets": ["querry"]}})
-    with pytest.raises(ConfigError, match="metric is 'bleu'"):
-        go(good, good, metric="bleu")
+    with pytest.raises(ConfigError, match="metric is 'accuracy': nothing is scored without eval"):
+        go(good, metric="accuracy")
     with pytest.raises(ConfigError, match="patience is 2: stopping early needs eval"):
         go(good, patience=2)
 

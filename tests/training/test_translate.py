@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from pathlib import Path
@@ -14,6 +15,8 @@ import yaml
 
 import xlm
 from torchrun import finetuned
+from xlm.assets import bundled_folder
+from xlm.backends.torch import seq2seq
 from xlm.errors import ConfigError, DataError, InputError
 from xlm.tasks.translate import Sentences
 from xlm.tokenizers.train import train_sentencepiece
@@ -120,9 +123,16 @@ def test_resume_is_exact(kind: str, data: Path, tmp_path: Path, monkeypatch: pyt
     assert not part.finished and 0 < part.step < whole.step
     rest = finetune("translate", data / "xlm", **options, output=tmp_path / "parts", resume=True)
     assert rest.finished and rest.step == whole.step and rest.scores == whole.scores
+    assert part.step % 2 == 0  # a step with an evaluation, which is caught up
+    assert [scored(tmp_path / name) for name in ("whole", "parts")] == [scored(tmp_path / "whole")] * 2
     want, got = (xlm.EncoderDecoderModel.from_pretrained(one.model) for one in (whole, rest))
     for name, parameter in want.named_parameters():
         assert torch.equal(parameter, got.get_parameter(name)), name
+
+
+def scored(run: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
+    return [line for line in lines if line["kind"] == "valid"]
 
 
 def test_another_recipe_cannot_go_on(data: Path, tmp_path: Path) -> None:
@@ -167,13 +177,14 @@ def test_the_packed_loss_is_the_documented_forward_s(data: Path) -> None:
 
 def test_back_translation_reads_what_the_model_writes_without_gradient(data: Path) -> None:
     made = worker(data, unsupervised(data))
+    assert [job.kind for job in made.jobs] == ["ae", "ae", "bt", "bt"]
     job = next(job for job in made.jobs if str(job) == "bt_en-fr-en")
     (one,) = made._passes(job, 0)
     assert made.model.training and all(p.grad is None for p in made.parameters)
     assert one.source.language == 1 and one.target.language == 0
     texts = [ids for ids, _ in made._sources[job]]
     chosen = [texts[index] for index in made._batches[job](0).tolist()]
-    written = translated(made.model, made.sentences, chosen, "en", "fr", 4096, factor=1.3, extra=5, num_beams=1)
+    written = translated(made.model, made.sentences, chosen, "en", "fr", 1.3, 5, num_beams=1)
     want = sorted(made.sentences.row(ids, 2).tolist() for ids in written)
     assert sorted(row.tolist() for row in np.split(one.source.ids, np.cumsum(one.source.lengths)[:-1])) == want
 
@@ -230,6 +241,12 @@ def test_jobs_without_weight_are_left_out(data: Path) -> None:
         ({"noise": {"dropout": 1.5}}, ConfigError, "noise.dropout is 1.5"),
         ({"epochs": 3}, ConfigError, "epochs = 3 is not a known field"),
         ({"schedule": {"steps": 5, "minutes": 1.0}}, ConfigError, "exactly one must be given"),
+        (
+            {"schedule": {"steps": 5, "warmup": 3, "hold": 0.5}},
+            ConfigError,
+            "warmup = 3.0 and hold = 0.5 exceed the run",
+        ),
+        ({"weights": {"mt": -1.0}}, ConfigError, "weights.mt is -1.0: it must not be negative"),
     ],
 )
 def test_impossible_recipes_are_refused(data: Path, change: dict[str, Any], error: type, message: str) -> None:
@@ -260,6 +277,10 @@ def test_unusable_text_is_refused(data: Path, tmp_path: Path) -> None:
             eval=str(data / "en-fr.dev.tsv"),
             data={"max_tokens": 4},
         )
+    with pytest.raises(ConfigError, match="metric is 'blue': it must be one of bleu, bleu_en-fr, bleu_fr-en"):
+        check(train=str(data / "en-fr.train.tsv"), eval=str(data / "en-fr.dev.tsv"), metric="blue")
+    with pytest.raises(ConfigError, match="metric is 'bleu': nothing is scored without eval or eval_text"):
+        check(train=str(data / "en-fr.train.tsv"), metric="bleu")
     (tmp_path / "empty.txt").write_text("\n \n", "utf-8")
     with pytest.raises(DataError, match="not one line with text"):
         check(text=[f"en={tmp_path / 'empty.txt'}", f"fr={data / 'fr.txt'}"])
@@ -303,6 +324,117 @@ def test_cross_attention_may_begin_as_self_attention(data: Path) -> None:
             layer.attention.get_parameter("self.query.weight"),
         )
         assert torch.equal(query, own) == (kind == "self") and query is not own
+
+
+def test_an_encoder_decoder_goes_on_as_it_was_trained(data: Path, tmp_path: Path) -> None:
+    values = {"model": str(data / "xlm"), "train": str(data / "en-fr.train.tsv")}
+    model, _ = translate.make_model(make_translate(values))
+    model.save_pretrained(tmp_path / "pair")
+    values["model"] = str(tmp_path / "pair")
+    for share in (None, True):
+        again, _ = translate.make_model(make_translate({**values, "share_embeddings": share}))
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, again.get_parameter(name)), name
+    for change, message in (
+        ({"share_embeddings": False}, "share_embeddings is False: .* for which it is True"),
+        ({"cross_attention": "self"}, "cross_attention is 'self': .* whose trained cross-attention"),
+        ({"decoder": str(data / "xlm")}, "encoder-decoder already, which has its own"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            translate.make_model(make_translate({**values, **change}))
+
+
+def test_both_sides_have_one_vocabulary(data: Path) -> None:
+    values = {"model": str(data / "xlm"), "train": str(data / "en-fr.train.tsv"), "decoder": str(bundled_folder())}
+    with pytest.raises(ConfigError, match=r"has another vocabulary than .*xlm: '.*' is .*, there .*: both sides must"):
+        translate.make_model(make_translate(values))
+
+
+@pytest.fixture(scope="module")
+def roberta(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An XLM-R, which has no language embeddings, with the vocabulary of ``data``."""
+    folder = tmp_path_factory.mktemp("xlmr")
+    tokenizer = xlm.XLMRobertaTokenizer.from_pretrained(data / "xlm")
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = xlm.XLMRobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=42, **sizes)
+    xlm.XLMRobertaForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_decoder_without_language_embeddings_is_told_the_language(data: Path, roberta: Path) -> None:
+    values = {"model": str(roberta), "train": str(data / "en-fr.train.tsv")}
+
+    def made(**more: Any) -> Any:
+        return translate.make_model(make_translate({**values, **more}))[0].config
+
+    with pytest.raises(ConfigError, match="the steps write en, fr, but this decoder has no language embeddings"):
+        made()
+    config = made(start_tokens={"en": "▁the", "fr": 9})
+    token = xlm.AutoTokenizer.from_pretrained(roberta).get_vocab()["▁the"]
+    assert config.decoder_start_token_ids == {"en": token, "fr": 9}
+    for given, message in (
+        (
+            {"en": "no such", "fr": 9},
+            "start_tokens.en is 'no such': it must be a token of the vocabulary or an id below",
+        ),
+        ({"en": 9, "fr": 1000}, "start_tokens.fr is 1000: it must be a token of the vocabulary or an id below"),
+        ({"en": 9, "fr": 9}, "start_tokens.fr is 9: another language begins with it already"),
+        ({"en": 9}, "start_tokens: none for fr, which the steps write: there are those of en"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            made(start_tokens=given)
+    with pytest.raises(ConfigError, match="start_tokens: none for xx"):
+        made(train=f"en-xx={data / 'en-fr.train.tsv'}", start_tokens={"en": 8, "fr": 9})
+    with pytest.raises(ConfigError, match="start_tokens: the decoder has language embeddings"):
+        made(model=str(data / "xlm"), start_tokens={"en": 8, "fr": 9})
+    both = {"model": str(roberta), "start_tokens": {"en": 8, "fr": 9}}
+    both = worker(data, supervised(data, **both, dropout=0.0))
+    firsts = {job.written: both._passes(job, 0)[0].target.ids[0] for job in both.jobs}
+    assert firsts == {"en": 8, "fr": 9}
+
+
+def test_one_direction_is_scored_and_shown_alone(data: Path, roberta: Path, tmp_path: Path) -> None:
+    options = supervised(data, schedule={"steps": 1}, steps={"mt": ["fr-en"]})
+    options["data"] = {"eval_limit": 2}
+    outcome = finetune("translate", roberta, **options, output=tmp_path / "run")
+    assert set(outcome.scores) == {"bleu", "bleu_fr-en"}
+    assert 'source="fr", target="en"' in (outcome.model / "README.md").read_text("utf-8")
+    options = unsupervised(data, schedule={"steps": 1}, steps={"ae": ["en"]})
+    outcome = finetune("translate", data / "xlm", **options, output=tmp_path / "ae")
+    assert "engine.translate" not in (outcome.model / "README.md").read_text("utf-8")
+
+
+def test_a_translation_can_be_read_again_and_is_as_long_as_its_own_text_says(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = worker(data, unsupervised(data, back={"factor": 3.0, "extra": 90, "temperature": 0.9}))
+    endless = forbidding(made.model, np.array(made.sentences.tokenizer.all_special_ids))
+    texts = [ids for ids, _ in made._sources[made.jobs[0]]][:6]
+    asked: list[dict[str, Any]] = []
+    write = seq2seq.write
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        asked.append(options)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(seq2seq, "write", watched)
+    with endless:
+        there = translated(made.model, made.sentences, texts, "en", "fr", 3.0, 90, num_beams=1)
+        assert {len(made.sentences.row(ids, 2)) for ids in there} == {40}  # all positions
+        back = translated(made.model, made.sentences, there, "fr", "en", num_beams=1)
+        assert {len(ids) for ids in back} == {38}
+        (one,) = made._passes(next(job for job in made.jobs if job.kind == "bt"), 0)
+        assert max(one.source.lengths) == 40 and np.isfinite(made._backward(one, 1.0).loss)
+        assert asked[-1]["do_sample"] and asked[-1]["top_k"] == 0  # of all tokens
+        short = translated(made.model, made.sentences, texts, "en", "fr", 1.3, 5, num_beams=1)
+    assert [len(ids) for ids in short] == [int(1.3 * (len(ids) + 2)) + 5 for ids in texts]
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if "-xlm-" in path.stem], ids=lambda path: path.stem)
+def test_recipes_of_the_paper_warm_up_by_updates_as_xlm_does(path: Path) -> None:
+    recipe = make_translate(load_finetune(path))
+    assert recipe.schedule.warmup * len(recipe.jobs()) == 4000 and recipe.optimizer.eps == 1e-8
 
 
 def test_new_weights_have_the_same_shapes_and_nothing_learnt(data: Path) -> None:

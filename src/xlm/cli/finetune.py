@@ -67,6 +67,8 @@ def finetune(
     values: dict[str, Any] = load_finetune(recipe) if recipe is not None else {}
     beside = recipe is not None
     files = {name: _typed(of, beside) for name, of in (("train", train), ("text", text), ("eval", evaluate))}
+    if beside and model is not None and Path(model).expanduser().exists():
+        model = str(Path(model).expanduser().absolute())
     given = {"task": task, "model": model, "output": output, **files}
     given |= {"epochs": epochs, "learning_rate": rate, "seed": seed}
     values |= {name: value for name, value in given.items() if value is not None}

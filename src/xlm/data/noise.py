@@ -79,14 +79,15 @@ class Words:
     def __init__(self, pieces: Sequence[str]) -> None:
         ends = np.array([piece.endswith(_END) for piece in pieces], bool)
         self._ends: NDArray[np.bool_] | None = ends if ends.any() else None
-        self._begins = np.array([bool(piece.startswith(_BEGIN) or _UNSPACED.match(piece)) for piece in pieces], bool)
+        self._begins = np.array([piece.startswith(_BEGIN) for piece in pieces], bool)
+        self._unspaced = np.array([_UNSPACED.match(piece) is not None for piece in pieces], bool)
         self._bare = np.array([piece == _BEGIN for piece in pieces], bool)
 
     def __call__(self, ids: Ids) -> NDArray[np.int64]:
         """Numbers (tokens,) from 0, the same for the pieces of one word."""
         if self._ends is None:
             begins = self._begins[ids]
-            begins[1:] &= ~self._bare[ids[:-1]] | self._bare[ids[1:]]  # a bare mark belongs to what follows
+            begins[1:] |= self._unspaced[ids[1:]] & ~self._bare[ids[:-1]]  # a bare mark belongs to what follows
         else:
             begins = np.concatenate([[True], self._ends[ids[:-1]]]) if len(ids) else np.zeros(0, bool)
         begins[:1] = True

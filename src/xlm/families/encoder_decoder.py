@@ -114,6 +114,12 @@ class EncoderDecoderConfig(PretrainedConfig):
                         f"share_embeddings=True: {size} is {one} in the encoder and {two} in the decoder; make them equal "
                         "or give share_embeddings=False"
                     )
+            ours, theirs = _rows(self.encoder), _rows(self.decoder)
+            if read.num_languages and ours and theirs and ours != theirs:
+                raise ConfigError(
+                    f"share_embeddings=True: lang2id is {ours} in the encoder and {theirs} in the decoder; make them equal "
+                    "or give share_embeddings=False"
+                )
         self._fill(read, written)
 
     def _fill(self, read: EncoderSpec, written: EncoderSpec) -> None:
@@ -166,15 +172,19 @@ class EncoderDecoderConfig(PretrainedConfig):
     # -- languages ----------------------------------------------------------------------------------------------------
 
     @property
-    def language_ids(self) -> dict[str, int]:
-        """Language -> row of the language table; empty where there is no table or its rows have no names."""
-        return dict(getattr(self.decoder, "lang2id", None) or getattr(self.encoder, "lang2id", None) or {})
+    def language_ids(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Language -> row of the encoder's and of the decoder's language table; empty where a side has no table, or rows
+        without names. Sides that share a table share its names."""
+        read, written = _rows(self.encoder), _rows(self.decoder)
+        if self.share_embeddings:
+            return read or written, written or read
+        return read, written
 
     @property
     def languages(self) -> list[str]:
         """The languages that the model knows by name."""
-        ids = self.language_ids
-        return sorted(ids, key=lambda name: ids[name]) or list(self.decoder_start_token_ids or {})
+        read, written = (sorted(ids, key=lambda name: ids[name]) for ids in self.language_ids)
+        return list(dict.fromkeys([*written, *read])) or list(self.decoder_start_token_ids or {})
 
     def source_side(self, language: str | int | None = None) -> Side:
         """How a source text in ``language`` begins.
@@ -183,7 +193,7 @@ class EncoderDecoderConfig(PretrainedConfig):
             InputError: an unknown language, or none where the model needs to be told.
         """
         assert self.encoder_start_token_id is not None
-        return Side(self.encoder_start_token_id, self._row("source", language, self.specs[0].num_languages))
+        return Side(self.encoder_start_token_id, self._row("source", language))
 
     def target_side(self, language: str | int | None = None) -> Side:
         """How a translation into ``language`` begins.
@@ -198,7 +208,7 @@ class EncoderDecoderConfig(PretrainedConfig):
             return Side(starts[language], None)
         if self.decoder_start_token_id is None:
             raise InputError("decoder_start_token_id is None: set the token that targets begin with in the config")
-        return Side(self.decoder_start_token_id, self._row("target", language, self.specs[1].num_languages))
+        return Side(self.decoder_start_token_id, self._row("target", language))
 
     def check_direction(self, source: str | int | None, target: str | int | None) -> None:
         """Refuse to translate between languages that the model was not trained for, as far as the config says.
@@ -208,8 +218,8 @@ class EncoderDecoderConfig(PretrainedConfig):
         """
         if not self.directions:
             return
-        names = {row: name for name, row in self.language_ids.items()}
-        one, two = (names.get(n, n) if isinstance(n, int) else n for n in (source, target))
+        names = [{row: name for name, row in ids.items()} for ids in self.language_ids]
+        one, two = (of.get(n, n) if isinstance(n, int) else n for of, n in zip(names, (source, target), strict=True))
         for a, b in self.directions:
             if (one is None or a == one) and (two is None or b == two):
                 return
@@ -218,14 +228,18 @@ class EncoderDecoderConfig(PretrainedConfig):
             raise InputError(f"target={two!r}: this model translates {known}")
         raise InputError(f"source={one!r}: this model translates {known}")
 
-    def _row(self, argument: str, language: str | int | None, rows: int) -> int | None:
-        """The row of the language table for a name or a row; ``None`` where there is no table."""
-        known = self.language_ids
+    def _row(self, argument: str, language: str | int | None) -> int | None:
+        """The row of a side's language table for a name or a row; ``None`` where there is no table."""
+        side = ("source", "target").index(argument)
+        known, rows = self.language_ids[side], self.specs[side].num_languages
         if not rows:
             if isinstance(language, str) and self.languages and language not in self.languages:
                 raise InputError(f"{argument}={language!r}: must be one of {', '.join(self.languages)}")
             return None
-        said = ", ".join(self.languages) or f"the rows 0 to {rows - 1}, which have no names in this config"
+        said = (
+            ", ".join(sorted(known, key=lambda name: known[name]))
+            or f"the rows 0 to {rows - 1}, which have no names in this config"
+        )
         if isinstance(language, str) and language in known:
             return known[language]
         if isinstance(language, int) and not isinstance(language, bool) and 0 <= language < rows:
@@ -259,6 +273,11 @@ def special_id(config: Any, kind: str) -> int | None:
         if found == kind and value is not None:
             return value[0] if isinstance(value, list) else value
     return None
+
+
+def _rows(config: Any) -> dict[str, int]:
+    """Language -> row of a side's language table, as its config names them."""
+    return dict(getattr(config, "lang2id", None) or {})
 
 
 def _copied(side: str, given: Any) -> PretrainedConfig:

@@ -10,17 +10,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from xlm.batches.packing import split_budget
+from xlm.backends.torch import seq2seq
 from xlm.errors import InputError
 from xlm.tasks.translate import Ids, Sentences
-
-_ROWS = 2048
-"""Source tokens times beams that are translated at once on a CPU, where the decoder's caches should stay small."""
-_ROWS_GPU = 65536
-_FACTOR, _EXTRA = 1.5, 10
 
 
 class Translates:
@@ -90,15 +84,19 @@ class Translates:
             options["generator"] = torch.Generator(self.device).manual_seed(int(seed))
         options |= {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
         found: list[str] = [""] * len(texts)
-        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-        budget = max(1, (_ROWS if self.device.type == "cpu" else _ROWS_GPU) // max(num_beams, 1))
-        for start, end in split_budget([len(rows[index]) for index in order], budget):
-            members = order[start:end]
-            made = self._write([rows[index] for index in members], source, target, max_new_tokens, options)
-            if progress is not None:
-                progress(end)
+        room, done = self.model.decoder.spec.max_tokens - 1, 0
+        for members in seq2seq.batches([len(row) for row in rows], self.device, num_beams):
+            some = [rows[index] for index in members]
+            most = [min(int(seq2seq.FACTOR * len(row)) + seq2seq.EXTRA, room) for row in some]
+            if max_new_tokens is not None:
+                most = [max_new_tokens] * len(some)
+            with self._writing, torch.inference_mode():
+                made = seq2seq.write(self.model, some, source, target, most, **options)
             for index, row in zip(members, made, strict=True):
                 found[index] = sentences.text(sentences.written(row), target)
+            done += len(members)
+            if progress is not None:
+                progress(done)
         return [
             {"text": text, "translation": made, "source": source, "target": target}
             for text, made in zip(texts, found, strict=True)
@@ -144,27 +142,3 @@ class Translates:
                 ids = ids[: self.max_tokens - 2]
             rows.append(sentences.row(ids, first))
         return rows
-
-    def _write(
-        self, rows: list[Ids], source: str | None, target: str | None, most: int | None, options: dict[str, Any]
-    ) -> list[list[int]]:
-        """The generated rows of some sources."""
-        config = self.model.config
-        room = self.model.decoder.spec.max_tokens - 1
-        lengths = [min(int(_FACTOR * len(row)) + _EXTRA, room) if most is None else most for row in rows]
-        ids = np.full((len(rows), max(map(len, rows))), config.pad_token_id, np.int64)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = row
-        given = torch.from_numpy(ids).to(self.device)
-        # What stands in a row is a token, even if its id should be that of padding.
-        mask = torch.arange(ids.shape[1])[None, :] < torch.tensor([len(row) for row in rows])[:, None]
-        with self._writing, torch.inference_mode():
-            made = self.model.generate(
-                given,
-                mask.long().to(self.device),
-                langs=source,
-                target_lang=target,
-                max_new_tokens=lengths,
-                **options,
-            )
-        return made.tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,21 +12,6 @@ from xlm.errors import InputError
 from xlm.tokenizers.detokenize import detokenize
 
 Ids = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Language:
-    """A language in a model.
-
-    Attributes:
-        row: of the language tables; None: the model has none.
-        source, target: first tokens of what is read and of what is written.
-    """
-
-    name: str
-    row: int | None
-    source: int
-    target: int
 
 
 class Sentences:
@@ -44,11 +28,6 @@ class Sentences:
         self.end = int(end[0] if isinstance(end, list) else end)
         self.pad = int(config.pad_token_id)
         self._special = set(tokenizer.all_special_ids)
-
-    def language(self, name: str) -> Language:
-        """A language by its name. Raises InputError naming those that the model has."""
-        source, target = self.config.source_side(name), self.config.target_side(name)
-        return Language(name, target.language, source.start, target.start)
 
     def encode(self, texts: Sequence[str], language: str | None) -> list[Ids]:
         """The ids of every text without special tokens, by its language's rules where the tokenizer has such."""

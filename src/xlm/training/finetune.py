@@ -12,13 +12,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xlm.errors import ConfigError
 from xlm.families.auto import AutoConfig
 from xlm.families.registry import family_of
 from xlm.tokenizers import AutoTokenizer
 from xlm.training import finetune_alarms as alarms
 from xlm.training import translate_recipe
-from xlm.training.finetune_best import finish
+from xlm.training.finetune_best import check_metric, finish, score_names
 from xlm.training.finetune_data import prepare
 from xlm.training.finetune_loop import Outcome, Work, conduct
 from xlm.training.finetune_model import folder_of
@@ -94,7 +93,9 @@ class _Tuning(Work):
         limit = family_of(config).spec(config).max_tokens
         self._data = prepare(recipe, tokenizer, limit, output)
         self._watch.data(self._data, min(recipe.data.max_tokens, limit), output, check)
-        self.metric = recipe.metric or self._data.task.metric
+        task = self._data.task
+        check_metric(recipe.metric, score_names(task) if recipe.eval else (), "eval")
+        self.metric = recipe.metric or task.metric
         if check:
             return
         self._tuner = FineTuner(recipe, self._data, self.folder, tokenizer, group)
@@ -119,8 +120,6 @@ class _Tuning(Work):
         examples, task = self._data.held_out.examples, self._data.task
         answers = self._tuner.answers()
         scores = task.evaluate(examples, answers)
-        if self.metric not in scores:
-            raise ConfigError(f"metric is {self.metric!r}: {task.name} is scored by {', '.join(scores)}")
         self._watch.alarm(alarms.relabelled(task, examples, answers), step)
         return scores
 

@@ -4,20 +4,58 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xlm.errors import ConfigError
+from xlm.tasks.base import Task
+from xlm.tasks.classify import Classify
+from xlm.tasks.tag import Tag
 from xlm.training.files import atomic_folder, write_text_atomic
 from xlm.training.finetune_card import write_card
 from xlm.training.finetune_data import Prepared
 from xlm.training.finetune_model import kept, reloaded
-from xlm.training.finetune_recipe import FineTune
+from xlm.training.finetune_recipe import FineTune, model_path
 from xlm.training.state import save_model
 
 _LOWER = ("loss", "mse", "perplexity")  # scores of which less is better
+_CLASSES = {
+    "single": ("accuracy", "macro_f1", "mcc"),
+    "multi": ("micro_f1", "macro_f1", "exact"),
+    "regression": ("pearson", "spearman", "mse"),
+}
+_SCORES = {
+    "answer": ("exact_match", "f1"),
+    "choose": ("accuracy",),
+    "embed": ("accuracy", "mrr"),
+    "rerank": ("accuracy", "mrr"),
+    "fill": ("loss", "perplexity", "top1"),
+    "generate": ("loss", "perplexity", "top1"),
+}
 
 Scored = tuple[int, dict[str, float]]
 """A step, and the scores of the model as it was then."""
+
+
+def score_names(task: Task) -> tuple[str, ...]:
+    """The names of the scores that a task's ``evaluate`` gives."""
+    if isinstance(task, Classify):
+        return _CLASSES[task.problem]
+    if isinstance(task, Tag):
+        return ("f1", "precision", "recall", "accuracy") if task.metric == "f1" else ("accuracy",)
+    return _SCORES[task.name]
+
+
+def check_metric(metric: str | None, names: Sequence[str], missing: str) -> None:
+    """Raise ConfigError where the metric that is to choose among models is none of the scores that there will be;
+    ``missing`` says what to give where there will be none."""
+    if metric is not None and metric not in names:
+        raise ConfigError(
+            f"metric is {metric!r}: it must be one of {', '.join(names)}"
+            if names
+            else f"metric is {metric!r}: nothing is scored without {missing}"
+        )
 
 
 class Scores:
@@ -48,10 +86,19 @@ class Scores:
         return sum(step > self.best()[0] for step, _ in self._scored) if self._scored else 0
 
 
-def keep_best(output: Path, model: Any) -> None:
-    """Write the weights that learn to the run's ``best``, in place of an earlier best."""
-    with atomic_folder(output / "best") as temporary:
+def best_folder(output: Path, step: int) -> Path:
+    """Where a run keeps the weights of ``step`` while they are its best."""
+    return output / "best" / f"step-{step}"
+
+
+def keep_best(output: Path, model: Any, step: int, saved: int | None) -> None:
+    """Write the weights that learn to the folder of their step, and remove older ones, except those of the step
+    ``saved``: the best that the newest checkpoint knows of, which a run that is killed now goes on with."""
+    with atomic_folder(best_folder(output, step)) as temporary:
         kept(model).save_pretrained(temporary)
+    for folder in (output / "best").iterdir():
+        if folder not in (best_folder(output, step), best_folder(output, -1 if saved is None else saved)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def finish(
@@ -67,19 +114,23 @@ def finish(
     """The chosen model as a folder of its own, with tokenizer, card and scores, replacing an earlier one at once.
 
     Args:
-        model: as it is after ``step``, the last; of another step the weights in ``best`` are taken.
+        model: as it is after ``step``, the last; of another step the weights kept in ``best`` are taken.
         base: the folder that training began from.
     """
     output = Path(recipe.output)
     folder = output / "model"
     if chosen[0] != step:
-        model = reloaded(model, output / "best")
+        model = reloaded(model, best_folder(output, chosen[0]))
     with atomic_folder(folder) as temporary:
         _write(temporary, recipe, data, model, base, rate, chosen, alarms)
-    shutil.rmtree(output / "best", ignore_errors=True)
-    # A finished run is not resumed: what it would take is gone.
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    remove_state(output)
     return folder
+
+
+def remove_state(output: Path) -> None:
+    """A finished run is not resumed: what it would take goes, the checkpoints first, for those need the rest."""
+    for name in ("checkpoints", "best"):
+        shutil.rmtree(output / name, ignore_errors=True)
 
 
 def _write(
@@ -96,7 +147,7 @@ def _write(
 
     step, scores = chosen
     if hasattr(model, "lora"):
-        save_adapter(model, folder / "adapter", recipe.model)
+        save_adapter(model, folder / "adapter", recipe.model and model_path(recipe.base, recipe.model))
         merge_lora(model)
     save_model(folder, model, base)
     write_card(folder, model, recipe, data, rate, step, scores, alarms)

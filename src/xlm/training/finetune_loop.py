@@ -16,7 +16,7 @@ import torch
 
 from xlm.errors import ConfigError, OutputError
 from xlm.training.files import run_lock, write_text_atomic
-from xlm.training.finetune_best import Scores, keep_best
+from xlm.training.finetune_best import Scores, best_folder, keep_best
 from xlm.training.finetune_model import kept
 from xlm.training.outcome import Ended, stopped
 from xlm.training.pretrain import set_aside
@@ -168,6 +168,12 @@ class Loop:
         before = [r for r in report.records if r["kind"] == "valid"] if checkpoint else []
         scored = [(r["step"], {n: v for n, v in r.items() if n not in ("step", "kind")}) for r in before]
         self.scores = Scores(work.metric, scored)
+        # By another metric than before the best may be one whose weights are gone: those that are there can be chosen.
+        if self.scores and not best_folder(self.output, self.scores.best()[0]).is_dir():
+            there = [one for one in scored if best_folder(self.output, one[0]).is_dir()]
+            self.scores = Scores(work.metric, there)
+        self._scored_at = before[-1]["step"] if before else 0
+        self._saved_best = self.scores.best()[0] if self.scores else None
         if checkpoint:
             self.progress = load_checkpoint(checkpoint, kept(work.model), work.optimizer)
             self.progress.world = group.world
@@ -186,14 +192,14 @@ class Loop:
         """Train to the end or until asked to stop, evaluating and saving on the way."""
         started, saved_at, saved_step = time.monotonic(), self.progress.seconds, self.progress.cursor.step
         with Signals() as signals:
+            self._evaluate_if_due()  # a run that was asked to stop at such a step saved only
             while self.done < 1.0 and self.stop is None and not self._patience_is_over():
                 begun = time.monotonic()
                 record, tokens = self.work.step(self.progress.cursor.step, self.done)
                 tokens, seconds = self._agree(tokens, time.monotonic() - begun, time.monotonic() - started, signals)
                 self.work.tell(record, tokens, seconds, self.progress)
-                step = self.progress.cursor.step
-                if self.stop is None and (step % self.work.every == 0 or self.done >= 1.0):
-                    self._evaluate()
+                if self.stop is None:
+                    self._evaluate_if_due()
                 minutes = self.recipe.checkpoint_minutes
                 if minutes and self.progress.seconds - saved_at >= 60 * minutes and self.stop is None:
                     saved_step, saved_at = self._save() or saved_step, self.progress.seconds
@@ -238,23 +244,25 @@ class Loop:
         self.report.tell(f"no better {self.scores.metric} for {stale} evaluations: stopped early")
         return True
 
-    def _evaluate(self) -> None:
-        """Score what is held out, record it, and keep the model if it is the best."""
+    def _evaluate_if_due(self) -> None:
+        """Score what is held out if this step is one for it and was not scored yet; record it, and keep the model if it
+        is the best."""
         step, scores = self.progress.cursor.step, {}
+        if step == self._scored_at or (step % self.work.every and self.done < 1.0):
+            return
+        self._scored_at = step
         if self.group.first:
             scores = self.work.score(step)
-            if scores and self.scores.metric not in scores:
-                raise ConfigError(f"metric is {self.scores.metric!r}: there are {', '.join(scores)}")
         scores = self.group.share(scores)
         if not scores:
             return
         again, best = bool(self.scores), self.scores.add(step, scores)
         if self.group.first:
+            if best:  # before the record: what is recorded as the best is there
+                keep_best(self.output, self.work.model, step, self._saved_best)
             self.report.record({"step": step, "kind": "valid", **scores})
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             self.report.tell(f"step {step}: {shown}{'  (best)' if best and again else ''}")
-            if best:
-                keep_best(self.output, self.work.model)
         self.group.wait()
 
     def _save(self, last: bool = False) -> int | None:
@@ -272,6 +280,7 @@ class Loop:
         if error:
             self.report.tell(f"[yellow]checkpoint failed, training goes on: {error}")
             return None
+        self._saved_best = self.scores.best()[0] if self.scores else None
         return self.progress.cursor.step
 
     def _finish(self) -> Path:

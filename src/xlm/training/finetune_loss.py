@@ -70,9 +70,18 @@ class Head:
     def pack(self, items: Sequence[Item], *key: int | str, languages: Sequence[int | None] | None = None) -> Packed:
         """The rows of some items end to end; ``key`` seeds what is drawn at random (masks). The languages are those of
         the training examples unless others are given."""
-        languages = self._languages if languages is None else languages
-        batch = packed(items, languages if self.model.spec.num_languages else None)
+        batch = packed(items, self._known(languages))
         return replace(batch, masked=self._predictions(batch, *key)) if isinstance(self.task, LanguageTask) else batch
+
+    def passes(
+        self, items: Sequence[Item], tokens: int, languages: Sequence[int | None] | None = None
+    ) -> list[list[Item]]:
+        """Items by forward pass of at most ``tokens`` tokens; languages as of :meth:`pack`."""
+        return by_tokens(items, tokens, self._known(languages))
+
+    def _known(self, languages: Sequence[int | None] | None) -> Sequence[int | None] | None:
+        """The languages of examples, where the model tells languages apart."""
+        return (self._languages if languages is None else languages) if self.model.spec.num_languages else None
 
     def count(self, batch: Packed) -> int:
         """How many predictions a batch's loss is the sum of."""
@@ -220,10 +229,12 @@ class Head:
         self, items: Sequence[Item], tokens: int, languages: Sequence[int | None] | None = None
     ) -> list[NDArray[Any]]:
         """What the task's answers are read from, an array an item, in passes of at most ``tokens`` tokens."""
-        order = sorted(range(len(items)), key=lambda index: -items[index].tokens)
+        known = self._known(languages)
+        none = [known is not None and known[item.example] is None for item in items]
+        order = sorted(range(len(items)), key=lambda index: (none[index], -items[index].tokens))
         found: list[Any] = [None] * len(items)
         place = 0
-        for group in by_tokens([items[index] for index in order], tokens):
+        for group in self.passes([items[index] for index in order], tokens, languages):
             batch = self.pack(group, HELD_OUT, place, languages=languages)
             for scores in self._scored(batch):
                 found[order[place]] = scores

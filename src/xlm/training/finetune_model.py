@@ -21,7 +21,7 @@ from xlm.families.registry import family_of
 from xlm.hub import resolve
 from xlm.tasks.base import Task
 from xlm.tasks.classify import PROBLEM_TYPES, Classify
-from xlm.training.finetune_recipe import FineTune, default_rate
+from xlm.training.finetune_recipe import FineTune, default_rate, model_path
 
 _AUTO = {
     "ForSequenceClassification": auto.AutoModelForSequenceClassification,
@@ -39,7 +39,7 @@ _NEW = ("classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", "robe
 
 def folder_of(recipe: FineTune) -> Any:
     """Where the model's files are."""
-    return bundled_folder() if recipe.model is None else resolve(recipe.model)
+    return bundled_folder() if recipe.model is None else resolve(model_path(recipe.base, recipe.model))
 
 
 def make_model(recipe: FineTune, task: Task, folder: Any) -> Any:

@@ -90,7 +90,7 @@ class FineTune:
 
     task: TaskName
     train: str | list[str]
-    model: str | None = None  # a folder or a name on the hub; None: the bundled model
+    model: str | None = None  # a folder (see model_path) or a name on the hub; None: the bundled model
     eval: str | list[str] | None = None
     output: str = "runs/finetune"
     epochs: float = bounded(3.0, above=0.0)
@@ -141,7 +141,18 @@ class FineTune:
 
 
 # Where, how long and how loudly a run computes: what may change when it is resumed.
-_FREE = {"output", "device", "threads", "max_minutes", "base", "log", "checkpoint_minutes", "keep", "on_alarm"}
+_FREE = {
+    "output",
+    "device",
+    "threads",
+    "max_minutes",
+    "base",
+    "log",
+    "checkpoint_minutes",
+    "keep",
+    "on_alarm",
+    "metric",
+}
 
 
 def default_rate(hidden_size: int, tuning: Tuning) -> float:
@@ -182,6 +193,13 @@ def load_finetune(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"recipe {path}: it must hold a mapping of fields, not {type(values).__name__}")
     values.setdefault("base", str(path.resolve().parent))
     return values
+
+
+def model_path(base: str, name: str) -> str:
+    """Where a recipe's model is: names that begin with ``.`` or ``~`` and folders that are there are relative to the
+    recipe's folder; others are what they are, names on the hub or folders from the current one."""
+    folder = Path(base) / Path(name).expanduser()
+    return str(folder) if name.startswith((".", "~")) or folder.is_dir() else name
 
 
 def make_recipe(values: Mapping[str, Any]) -> FineTune:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from xlm.batches.masking import Masked
 from xlm.batches.packing import pack
 from xlm.data.random import keyed
+from xlm.errors import InputError
 from xlm.tasks.base import Ids, Item
 
 _POOL = 16  # batches that are sorted by length together
@@ -56,7 +57,11 @@ class Packed:
 
 
 def packed(items: Sequence[Item], languages: Sequence[int | None] | None = None) -> Packed:
-    """The rows of some items end to end; ``languages`` is an index an example, where the model has language embeddings."""
+    """The rows of some items end to end; ``languages`` is an index an example, where the model has language embeddings.
+
+    Raises:
+        InputError: some of the items have a language and some none: these are no pass (see :func:`by_tokens`).
+    """
     rows = [row for item in items for row in item.rows]
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
     place = np.empty(len(rows), np.int64)
@@ -65,14 +70,24 @@ def packed(items: Sequence[Item], languages: Sequence[int | None] | None = None)
     of_token = None
     if languages is not None:
         of_row = [languages[item.example] for item in items for _ in item.rows]
-        if all(language is not None for language in of_row):
+        if None in of_row and any(language is not None for language in of_row):
+            raise InputError("items with and without a language embedding in one pass: each kind needs its own")
+        if None not in of_row:
             of_token = np.repeat(np.asarray([of_row[index] for index in order], np.int64), lengths)
     return Packed(list(items), ids, lengths, place, of_token)
 
 
-def by_tokens(items: Sequence[Item], limit: int) -> list[list[Item]]:
-    """Groups of neighbours with at most ``limit`` tokens each; a larger item stands alone."""
+def by_tokens(items: Sequence[Item], limit: int, languages: Sequence[int | None] | None = None) -> list[list[Item]]:
+    """Groups of neighbours with at most ``limit`` tokens each; a larger item stands alone.
+
+    With ``languages``, an index an example, those that have none follow in groups of their own: a pass has language
+    embeddings or has not.
+    """
     groups: list[list[Item]] = []
+    if languages is not None:
+        known = [item for item in items if languages[item.example] is not None]
+        without = [item for item in items if languages[item.example] is None]
+        return [*by_tokens(known, limit), *by_tokens(without, limit)]
     total = 0
     for item in items:
         if not groups or total + item.tokens > limit:

@@ -13,7 +13,7 @@ from xlm.training.finetune_data import Prepared, class_weights
 from xlm.training.finetune_loss import Head
 from xlm.training.finetune_model import build_optimizer, learning_rate, make_model
 from xlm.training.finetune_recipe import FineTune
-from xlm.training.finetune_steps import Packed, Plan, by_tokens
+from xlm.training.finetune_steps import Packed, Plan
 from xlm.training.fused import retire_gradient
 from xlm.training.optim import clip_gradients, gradient_norm, rate_factor, set_rate
 from xlm.training.runtime import Processes, choose_device, use_bf16
@@ -75,11 +75,11 @@ class FineTuner:
         """
         torch.manual_seed(torch_seed(self.recipe.seed, "step", number, self.group.rank))
         mine = self.plan.step(number)[self.group.rank :: self.group.world]
-        # Contrastive candidates are those of one pass: it is not cut.
+        # Contrastive candidates are those of one pass: it is not cut, but for texts without a language embedding.
         limit = 1 << 62 if self.task.name == "embed" else self.recipe.micro_tokens
         batches = [
             self.head.pack(items, self.recipe.seed, "masks", number, self.group.rank, place)
-            for place, items in enumerate(by_tokens(mine, limit))
+            for place, items in enumerate(self.head.passes(mine, limit))
         ]
         (count,) = self.group.sum([sum(self.head.count(batch) for batch in batches)])
         loss = correct = 0.0

@@ -307,7 +307,11 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if contrastive and contrastive.every == 1 and contrastive.alone and (objectives.mlm or objectives.tlm):
         raise ConfigError("objectives.contrastive: alone in every step (every = 1) leaves no step for mlm and tlm")
-    schedule = recipe.schedule
+    check_schedule(recipe.schedule)
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """The rules between the fields of a schedule."""
     if (schedule.steps is None) == (schedule.minutes is None):
         raise ConfigError(
             f"schedule.steps = {schedule.steps}, schedule.minutes = {schedule.minutes}: exactly one must be given"

@@ -18,14 +18,15 @@ def write_card(
     """Write ``README.md``; the scores are those of the round ``step``."""
     jobs = recipe.jobs()
     languages = sorted({language for job in jobs for language in job.languages})
-    source, target = languages[0], languages[-1]
     lines = ["---", "library_name: xlm", "pipeline_tag: translation"]
     lines += [f"base_model: {json.dumps(recipe.model)}", "language:", *(f"- {json.dumps(one)}" for one in languages)]
     lines += ["tags:", "- xlm", "---", "", f"# Translation: {', '.join(languages)}", ""]
     began = "from" if recipe.pretrained else "with new weights in the shape of"
     lines += [f"`{type(model).__name__}`, {model.num_parameters():,} parameters, begun {began} {recipe.model}.", ""]
-    lines += ["```python", "import xlm", "", 'engine = xlm.load("path/to/this/folder")']
-    lines += [f'engine.translate(["..."], source="{source}", target="{target}")', "```", ""]
+    if model.config.directions:
+        source, target = model.config.directions[0]
+        lines += ["```python", "import xlm", "", 'engine = xlm.load("path/to/this/folder")']
+        lines += [f'engine.translate(["..."], source="{source}", target="{target}")', "```", ""]
     lines += ["## Training", "", "| text | rows | tokens | empty | too long | bad |"]
     lines += ["| --- | --: | --: | --: | --: | --: |"]
     lines += [

@@ -123,7 +123,8 @@ def _pairs(
 
 def _known(sentences: Sentences, language: str, name: str) -> None:
     try:
-        sentences.language(language)
+        sentences.config.source_side(language)
+        sentences.config.target_side(language)
     except InputError as error:
         raise InputError(f"{name}: language {language!r}: {error}") from error
 

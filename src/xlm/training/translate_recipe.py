@@ -21,7 +21,7 @@ from typing import Any, Literal
 from xlm.data.noise import Noise
 from xlm.data.parallel import named
 from xlm.errors import ConfigError
-from xlm.training.recipe import Optimizer, Schedule
+from xlm.training.recipe import Optimizer, Schedule, check_schedule
 from xlm.training.schema import bounded, build
 
 NAME = "translate"
@@ -60,10 +60,10 @@ class Steps:
     bt: list[str] = field(default_factory=list)
 
     def jobs(self) -> list[Job]:
-        """In XLM's order: mt, ae, bt. Raises ConfigError for what cannot be read."""
+        """In XLM's order: ae, mt, bt. Raises ConfigError for what cannot be read."""
         return [
             Job(kind, _languages(kind, text))  # type: ignore[arg-type]
-            for kind in ("mt", "ae", "bt")
+            for kind in ("ae", "mt", "bt")
             for text in getattr(self, kind)
         ]
 
@@ -80,6 +80,8 @@ class Weights:
         """The factor of a kind of steps in round ``number``."""
         given = getattr(self, kind)
         if not isinstance(given, str):
+            if given < 0:
+                raise ConfigError(f"weights.{kind} is {given}: it must not be negative")
             return float(given)
         points = _points(given, f"weights.{kind}")
         for (start, before), (end, after) in pairwise(points):
@@ -123,13 +125,15 @@ class Translate:
     model: str | None = None  # an encoder-decoder to go on with, or a model that both sides begin as
     decoder: str | None = None  # a model that the decoder begins as; None: as the encoder
     pretrained: bool = True  # False: the same model with new weights, to compare
-    share_embeddings: bool = True
-    cross_attention: Literal["new", "self"] = (
-        "new"  # begins with new weights, as XLM's, or with those of self-attention
-    )
+    share_embeddings: bool | None = None  # None: as in a model that is an encoder-decoder already, else True
+    # Begins with new weights, as XLM's, or with those of self-attention; None: new, or as the encoder-decoder's was trained.
+    cross_attention: Literal["new", "self"] | None = None
+    # Language -> the token that its sentences begin with when they are written, by text or id, for families without
+    # language embeddings; None: the model's own.
+    start_tokens: dict[str, int | str] | None = None
     train: str | list[str] = field(default_factory=list)  # pairs
     text: str | list[str] = field(default_factory=list)  # sentences of one language
-    eval: str | list[str] = field(default_factory=list)  # pairs, scored both ways
+    eval: str | list[str] = field(default_factory=list)  # pairs, scored in the directions that are trained
     eval_text: str | list[str] = field(default_factory=list)  # sentences, for the round trip
     output: str = "runs/translate"
     steps: Steps = field(default_factory=Steps)
@@ -142,7 +146,7 @@ class Translate:
     dropout: float | None = bounded(None, low=0.0, high=0.9)  # None: the model's own
     learning_rate: float | None = bounded(None, above=0.0)  # None: the optimizer's
     optimizer: Optimizer = field(
-        default_factory=lambda: Optimizer(learning_rate=1e-4, betas=(0.9, 0.98), weight_decay=0.0, clip=5.0)
+        default_factory=lambda: Optimizer(learning_rate=1e-4, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, clip=5.0)
     )
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=20_000, warmup=0.05, decay="inverse_sqrt"))
     evaluate: int = bounded(0, low=0)  # rounds between evaluations; 0: ten in a run
@@ -178,8 +182,8 @@ class Translate:
         texts = list(dict.fromkeys(languages[0] for languages, _ in self.files("text")))
         jobs = self.steps.jobs()
         if not jobs:
-            jobs = [Job("mt", way) for a, b in dict.fromkeys(pairs) for way in ((a, b), (b, a))]
-            jobs += [Job("ae", (one,)) for one in texts]
+            jobs = [Job("ae", (one,)) for one in texts]
+            jobs += [Job("mt", way) for a, b in dict.fromkeys(pairs) for way in ((a, b), (b, a))]
             jobs += [Job("bt", (one, other, one)) for one in texts for other in texts if other != one]
         for job in jobs:
             if job.kind == "mt" and not {job.languages, job.languages[::-1]} & set(pairs):
@@ -190,9 +194,39 @@ class Translate:
             raise ConfigError("train and text are empty: at least one file is needed")
         return jobs
 
+    def directions(self) -> list[tuple[str, str]]:
+        """(read, written): what the jobs train to write after reading another language."""
+        found = [job.languages[-2:] for job in self.jobs() if job.kind != "ae"]
+        return [(way[0], way[1]) for way in dict.fromkeys(found)]
+
+    def scored(self, a: str, b: str) -> list[tuple[str, str]]:
+        """The directions that a file of pairs scores: those that are trained, else both."""
+        trained, both = self.directions(), [(a, b), (b, a)]
+        return [way for way in both if way in trained] or both
+
+    def score_names(self) -> list[str]:
+        """The names of the scores that ``eval`` and ``eval_text`` give, the means first."""
+        pairs = dict.fromkeys(languages for languages, _ in self.files("eval"))
+        ways = dict.fromkeys(way for a, b in pairs for way in self.scored(a, b))
+        texts = list(dict.fromkeys(languages[0] for languages, _ in self.files("eval_text")))
+        trips = [f"roundtrip_{one}-{other}-{one}" for one in texts for other in texts if other != one]
+        means = [name for name, of in (("bleu", ways), ("roundtrip", trips)) if of]
+        return [*means, *(f"bleu_{a}-{b}" for a, b in ways), *trips]
+
 
 # Where, how long and how loudly a run computes: what may change when it is resumed.
-FREE = {"output", "device", "threads", "max_minutes", "base", "log", "checkpoint_minutes", "keep", "micro_tokens"}
+FREE = {
+    "output",
+    "device",
+    "threads",
+    "max_minutes",
+    "base",
+    "log",
+    "checkpoint_minutes",
+    "keep",
+    "micro_tokens",
+    "metric",
+}
 
 
 def make_translate(values: Mapping[str, Any]) -> Translate:
@@ -216,17 +250,11 @@ def make_translate(values: Mapping[str, Any]) -> Translate:
         recipe.weights.at(kind, 0)
     if all(recipe.weights.at(job.kind, 0) == 0 for job in jobs):
         raise ConfigError("weights: all steps of the first round have weight 0")
-    schedule = recipe.schedule
-    if (schedule.steps is None) == (schedule.minutes is None):
-        raise ConfigError(
-            f"schedule.steps = {schedule.steps}, schedule.minutes = {schedule.minutes}: exactly one must be given"
-        )
+    check_schedule(recipe.schedule)
     for name in ("eval", "eval_text"):
         recipe.files(name)  # says which file does not tell its languages
     if recipe.patience is not None and not (recipe.eval or recipe.eval_text):
         raise ConfigError(f"patience is {recipe.patience}: stopping early needs eval or eval_text")
-    if schedule.minutes is not None and (schedule.warmup >= 1 or schedule.decay == "inverse_sqrt"):
-        raise ConfigError("schedule.minutes: warmup must then be a fraction below 1, and decay not inverse_sqrt")
     return recipe
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xlm.backends.torch import seq2seq
 from xlm.batches.batch import Batch
 from xlm.data.noise import Words
 from xlm.data.random import keyed, torch_seed
@@ -29,35 +30,37 @@ from xlm.training.translate_steps import Batches, Pass, Rows, passes
 
 
 def translate(
-    model: Any, sentences: Sentences, texts: Sequence[Ids], source: str, target: str, tokens: int, **options: Any
+    model: Any,
+    sentences: Sentences,
+    texts: Sequence[Ids],
+    source: str,
+    target: str,
+    factor: float = seq2seq.FACTOR,
+    extra: int = seq2seq.EXTRA,
+    **options: Any,
 ) -> list[Ids]:
     """Translations (ids without special tokens) of ids without special tokens, in their order.
 
     Args:
-        tokens: of a batch, padding included.
-        options: of the model's ``generate``, and ``factor`` and ``extra``: a batch's translations have at most ``factor``
-            times the tokens of its longest source, and ``extra`` more.
+        factor, extra: a translation has at most ``factor`` times the tokens of its source and ``extra`` more, and never more
+            than can be read again by both sides.
+        options: of the model's ``generate``.
     """
-    factor, extra = options.pop("factor", 1.5), options.pop("extra", 10)
-    first, limit = sentences.language(source).source, int(model.decoder.spec.max_tokens)
-    device = next(model.parameters()).device
-    order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+    first, limit = sentences.config.source_side(source).start, position_limit(sentences.config)
+    rows = [sentences.row(ids, first) for ids in texts]
     found: list[Any] = [None] * len(texts)
-    width = [len(texts[index]) + 2 for index in order]
-    for start, end in _rectangles(width, tokens):
-        rows = [sentences.row(texts[index], first) for index in order[start:end]]
-        longest = len(rows[0])
-        padded = np.full((len(rows), longest), sentences.pad, np.int64)
-        for place, row in enumerate(rows):
-            padded[place, : len(row)] = row
-        mask = torch.from_numpy(padded != sentences.pad).long().to(device)
-        most = max(min(int(factor * longest) + extra, limit - 1), 1)
-        made = model.generate(
-            torch.from_numpy(padded).to(device), mask, source, target, max_new_tokens=most, **options
-        ).tolist()
-        for index, row in zip(order[start:end], made, strict=True):
+    for members in seq2seq.batches([len(row) for row in rows], next(model.parameters()).device):
+        some = [rows[index] for index in members]
+        # What is read again stands between two special tokens.
+        most = [max(min(int(factor * len(row)) + extra, limit - 2), 1) for row in some]
+        for index, row in zip(members, seq2seq.write(model, some, source, target, most, **options), strict=True):
             found[index] = sentences.written(row)
     return found
+
+
+def position_limit(config: Any) -> int:
+    """The tokens of the longest row that encoder and decoder have positions for."""
+    return min(int(spec.max_tokens) for spec in config.specs)
 
 
 @contextmanager
@@ -90,17 +93,6 @@ def foreign_tokens(texts: Mapping[str, Sequence[Ids]], size: int, share: float) 
     rates = {name: count / max(int(count.sum()), 1) for name, count in counts.items()}
     highest = np.max(list(rates.values()), axis=0)
     return {name: np.flatnonzero(rate < share * highest) for name, rate in rates.items()}
-
-
-def _rectangles(widths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
-    """Consecutive groups of falling widths whose rectangle holds at most ``tokens``."""
-    groups: list[tuple[int, int]] = []
-    start = 0
-    for at in range(len(widths)):
-        if (at + 1 - start) * widths[start] > tokens and at > start:
-            groups.append((start, at))
-            start = at
-    return [*groups, (start, len(widths))] if widths else []
 
 
 class Translator:
@@ -193,13 +185,15 @@ class Translator:
         pairs = [self._sources[job][index] for index in chosen.tolist()]
         if not pairs:
             return []
-        source, target = sentences.language(job.read), sentences.language(job.written)
+        source, target = sentences.config.source_side(job.read), sentences.config.target_side(job.written)
         if job.kind == "ae":
             rng = keyed(recipe.seed, "noise", number, str(job), self.group.rank)
             read = [recipe.noise(ids, self._words(ids), self._mask_id, rng) for ids, _ in pairs]
         elif job.kind == "bt":
             back = recipe.back
-            sampling: dict[str, Any] = {"do_sample": True, "temperature": back.temperature} if back.temperature else {}
+            sampling: dict[str, Any] = {}
+            if back.temperature:  # of all tokens: generate would draw among the likeliest 50
+                sampling = {"do_sample": True, "temperature": back.temperature, "top_k": 0}
             with forbidding(self.model, self._foreign.get(job.read)):
                 read = translate(
                     self.model,
@@ -207,19 +201,18 @@ class Translator:
                     [ids for ids, _ in pairs],
                     job.written,
                     job.read,
-                    recipe.micro_tokens,
-                    factor=back.factor,
-                    extra=back.extra,
+                    back.factor,
+                    back.extra,
                     num_beams=1,
                     **sampling,
                 )
         else:
             read = [ids for ids, _ in pairs]
         return passes(
-            [sentences.row(ids, source.source) for ids in read],
-            [sentences.row(ids, target.target) for _, ids in pairs],
-            source.row,
-            target.row,
+            [sentences.row(ids, source.start) for ids in read],
+            [sentences.row(ids, target.start) for _, ids in pairs],
+            source.language,
+            target.language,
             recipe.micro_tokens,
         )
 
@@ -267,15 +260,17 @@ class Translator:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and self._fast is None)
 
     def score(self, corpora: Corpora) -> dict[str, float]:
-        """BLEU of the held-out pairs in both directions, and of the round trips of held-out sentences, 0 to 100.
+        """BLEU of the held-out pairs in the directions that are trained, and of the round trips of held-out sentences, 0 to
+        100: what the recipe's ``score_names`` name.
 
         ``bleu`` and ``roundtrip`` are the means; the criterion of unsupervised training (Lample et al. 2018) is the latter.
         """
         directions: dict[str, float] = {}
         trips: dict[str, float] = {}
         for (a, b), rows in corpora.eval_pairs.items():
-            sides = [[row[side] for row in rows] for side in (0, 1)]
-            for source, target, read, wanted in ((a, b, *sides), (b, a, *sides[::-1])):
+            sides = dict(zip((a, b), zip(*rows, strict=True), strict=True))
+            for source, target in self.recipe.scored(a, b):
+                read, wanted = sides[source], sides[target]
                 made = self._translated(self.sentences.encode(read, source), source, target)
                 directions[f"bleu_{source}-{target}"] = _bleu(
                     [self.sentences.text(ids, target) for ids in made], wanted
@@ -290,7 +285,7 @@ class Translator:
         return found | directions | trips
 
     def _translated(self, texts: Sequence[Ids], source: str, target: str) -> list[Ids]:
-        return translate(self.model, self.sentences, texts, source, target, self.recipe.micro_tokens, num_beams=1)
+        return translate(self.model, self.sentences, texts, source, target, num_beams=1)
 
 
 def _bleu(made: Sequence[str], wanted: Sequence[str]) -> float:

@@ -9,20 +9,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xlm.backends.torch.crossing import Source
 from xlm.backends.torch.layout import additive
 from xlm.backends.torch.search import Options, beam_search, greedy_search
 from xlm.backends.torch.trunk import Call
+from xlm.batches.packing import split_budget
 from xlm.errors import InputError
 
-_FACTOR, _EXTRA = 1.5, 10
-"""Unless told otherwise a target has at most 1.5 times the longest source's tokens and 10, as in the original XLM."""
+FACTOR, EXTRA = 1.5, 10
+"""Unless told otherwise a target has at most 1.5 times its source's tokens and 10, as in the original XLM."""
+_ROWS, _ROWS_GPU = 2048, 65536
+"""Source tokens times beams that are translated at once on a CPU, where the decoder's caches should stay small."""
 _IGNORED = ("use_cache", "return_dict_in_generate", "output_scores", "synced_gpus")
 
 Language = str | int
+
+
+def batches(lengths: Sequence[int], device: torch.device, num_beams: int = 1) -> list[list[int]]:
+    """Which sources of so many tokens are best translated together: indices, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    budget = max(1, (_ROWS if device.type == "cpu" else _ROWS_GPU) // max(num_beams, 1))
+    return [order[start:end] for start, end in split_budget([lengths[index] for index in order], budget)]
+
+
+def write(
+    model: Any,
+    rows: Sequence[NDArray[np.int64]],
+    source: Language | None,
+    target: Language | None,
+    most: Sequence[int],
+    **options: Any,
+) -> list[list[int]]:
+    """What a model writes for sources of any lengths, whole rows of ids, at most ``most`` new tokens for each: rows of ids,
+    the start token first. No row depends on the others, but for tokens that are drawn.
+
+    Args:
+        options: of :meth:`TranslationMixin.generate`.
+    """
+    device = next(model.parameters()).device
+    ids = np.full((len(rows), max(map(len, rows))), model.config.pad_token_id, np.int64)
+    # What stands in a row is a token, even if its id should be that of padding.
+    mask = np.zeros(ids.shape, np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = row
+        mask[number, : len(row)] = 1
+    given, real = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    return model.generate(given, real, source, target, max_new_tokens=list(most), **options).tolist()
 
 
 class Writer:
@@ -191,7 +228,7 @@ class TranslationMixin:
         model: Any = self
         limit, told = model.decoder.spec.max_tokens, "max_new_tokens" in kwargs or "max_length" in kwargs
         if not told and model.config.max_length == 20:  # the base default, which says nothing of this model
-            options.max_new_tokens = min(int(_FACTOR * source) + _EXTRA, limit - ids.shape[1])
+            options.max_new_tokens = min(int(FACTOR * source) + EXTRA, limit - ids.shape[1])
         wanted = ids.shape[1] + options.max_new_tokens if options.max_new_tokens is not None else options.max_length
         # The last token is written but never read, so it needs no position.
         if wanted - 1 > limit:
