@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 import xlm
+from xlm.checkpoints.files import save_safetensors
 from xlm.errors import DataError, InputError, MissingExtraError, OutputError
 from xlm.inference.bulk import Embedder, all_parts, embed_files, parse_shard
+from xlm.inference.fingerprint import fingerprint
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -44,6 +47,11 @@ def read(output: Path) -> dict[tuple[str, int], np.ndarray]:
     return found
 
 
+def bad_rows(output: Path) -> list[str]:
+    lines = [line for path in output.glob("bad-*.jsonl") for line in path.read_text("utf-8").splitlines()]
+    return sorted(json.loads(line)["where"].rsplit(":", 1)[1] for line in lines)
+
+
 def test_every_row_once_over_shards(engine: Any, source: Path, tmp_path: Path) -> None:
     whole = embed_files(engine, source, tmp_path / "whole", rows_a_part=5)
     assert (whole.rows, whole.bad) == (20 + 12, 3)
@@ -55,8 +63,7 @@ def test_every_row_once_over_shards(engine: Any, source: Path, tmp_path: Path) -
         np.testing.assert_allclose(one[key], many[key], atol=2e-6)
     wanted = engine.embed(["你好 3", "line 11"])
     np.testing.assert_allclose([one["a.jsonl", 3], one["b.txt", 11]], wanted, atol=2e-6)
-    bad = [json.loads(line) for line in (tmp_path / "whole" / "bad-0-of-1.jsonl").read_text("utf-8").splitlines()]
-    assert sorted(row["where"].rsplit(":", 1)[1] for row in bad) == ["10", "12", "8"]
+    assert bad_rows(tmp_path / "whole") == bad_rows(tmp_path / "shared") == ["10", "12", "8"]
 
 
 def test_run_again_it_goes_on(engine: Any, source: Path, tmp_path: Path) -> None:
@@ -77,6 +84,43 @@ def test_run_again_it_goes_on(engine: Any, source: Path, tmp_path: Path) -> None
     mended = embed_files(engine, source, output, rows_a_part=5)
     assert (mended.kept, mended.written) == (7, 1)
     assert len(read(output)) == 32
+    # Killed between a part and the manifest that names it: its bad rows are named once.
+    (output / "manifest-0-of-1.json").unlink()
+    assert embed_files(engine, source, output, rows_a_part=5).written == 8
+    assert bad_rows(output) == ["10", "12", "8"]
+
+
+def test_a_run_goes_on_with_the_same_model_and_language_alone(
+    source: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    embed_files(xlm.load(folder), source, tmp_path / "out", truncate=True)
+    (folder / "README.md").write_text("a card")
+    assert embed_files(xlm.load(folder), source, tmp_path / "out", truncate=True).kept == 2
+    shutil.rmtree(folder)
+    shutil.copytree(tiny_model, folder)  # the same files, later
+    assert embed_files(xlm.load(folder), source, tmp_path / "out", truncate=True).kept == 2
+    engine = xlm.load(folder)
+    monkeypatch.setattr(type(engine), "lang", property(lambda self: "de"))
+    with pytest.raises(OutputError, match=r"other settings \(lang\)"):
+        embed_files(engine, source, tmp_path / "out", truncate=True)
+    monkeypatch.undo()
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)  # trained further under the same name
+    with pytest.raises(OutputError, match=r"other settings \(fingerprint\)"):
+        embed_files(xlm.load(folder), source, tmp_path / "out", truncate=True)
+
+
+def test_large_files_of_weights_are_told_apart_by_blocks(tmp_path: Path) -> None:
+    values, found = np.zeros(3_000_000, np.float32), set()
+    for last in (0.0, 1.0):
+        values[::7] = last
+        save_safetensors(tmp_path, {"w": values})
+        found.add(fingerprint(tmp_path))
+    save_safetensors(tmp_path, {"w": values})
+    assert len(found) == 2 and fingerprint(tmp_path) in found
 
 
 def test_other_settings_are_refused(engine: Any, source: Path, tmp_path: Path) -> None:

@@ -72,6 +72,26 @@ def test_sides_of_different_length(name: str, request: pytest.FixtureRequest) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_folder_names_no_files_elsewhere(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    tokenizer = request.getfixturevalue(name)
+    tokenizer.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
+    keys = ("vocab_file", "tokenizer_file", "merges_file", "special_tokens_map_file")
+    elsewhere = dict.fromkeys(keys, "/nonexistent/elsewhere")
+    settings |= (
+        elsewhere | {"sp_model_kwargs": {"model_file": "/nonexistent/elsewhere"}} if name != "xlm" else elsewhere
+    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    again = type(tokenizer).from_pretrained(tmp_path)
+    assert again(["a b c"])["input_ids"] == tokenizer(["a b c"])["input_ids"]
+    if name != "xlm":
+        assert again.vocab_file == str(tmp_path / "sentencepiece.bpe.model")
+        assert "model_file" not in again.sp_model_kwargs
+    else:
+        assert again.vocab_file == str(tmp_path / "vocab.json")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_control_characters_end_nothing(name: str, request: pytest.FixtureRequest) -> None:
     """As in the reference: XLM's tokenizer drops them, SentencePiece drops, keeps or reads them as white space."""
     tokenizer = request.getfixturevalue(name)

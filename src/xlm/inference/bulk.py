@@ -22,6 +22,7 @@ import numpy as np
 from xlm.atomic import make_folder, replacing, write_text
 from xlm.data.tables import BadRow, Row, read_rows
 from xlm.errors import DataError, InputError, MissingExtraError, OutputError
+from xlm.inference.fingerprint import fingerprint
 from xlm.inference.sources import Source, find_sources
 
 
@@ -101,7 +102,8 @@ def embed_files(
         on_part: called with every `Part` that is done.
         pooling, normalize, prompt, long: as in `Engine.embed`; with ``long="windows"`` no text is too long.
 
-    Bad rows (unreadable, empty, no text in the column, too long) are named in ``bad-I-of-N.jsonl`` and left out.
+    Bad rows (unreadable, empty, no text in the column, too long) are left out, and named in ``bad-FILE-NUMBER.jsonl``
+    beside their part.
 
     Raises:
         DataError: no such file, or one that cannot be read at all.
@@ -114,7 +116,8 @@ def embed_files(
     folder = make_folder(output, "output")
     name = f"{shard[0]}-of-{shard[1]}"
     settings = {
-        "model": engine.name, "dtype": engine.dtype, "column": column, "rows_a_part": rows_a_part,
+        "model": engine.name, "fingerprint": fingerprint(engine.folder), "lang": engine.lang,
+        "dtype": engine.dtype, "column": column, "rows_a_part": rows_a_part,
         "truncate": truncate, "half": half, "keep_text": keep_text,
         "pooling": engine.pooling(pooling), "normalize": normalize, "prompt": prompt, "long": long,
         "files": {file.name: [file.size, file.stamp] for file in files},
@@ -136,10 +139,12 @@ def embed_files(
             first = chunk_number * rows_a_part
             numbers, texts, bad = _texts_of(chunk, first, column, engine, may_cut, prompt)
             vectors = engine.embed(texts, **options)
+            if bad:
+                lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in bad]
+                write_text(folder / file.replace("part-", "bad-").replace(".parquet", ".jsonl"), "".join(lines))
             size, digest = _write_part(
                 pyarrow, folder / file, origin.name, numbers, texts if keep_text else None, vectors, half
             )
-            _name_bad(folder / f"bad-{name}.jsonl", bad)
             part = Part(file, origin.name, first, len(texts), len(bad), size, digest)
             manifest.parts[file] = part
             _save(folder, name, manifest)
@@ -225,12 +230,6 @@ def _write_part(
     with replacing(path, len(data)) as stream:
         stream.write(data)
     return len(data), hashlib.sha256(data).hexdigest()
-
-
-def _name_bad(path: Path, bad: list[dict[str, Any]]) -> None:
-    if bad:
-        with path.open("a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in bad)
 
 
 def _open_manifest(folder: Path, name: str, settings: dict[str, Any]) -> Manifest:

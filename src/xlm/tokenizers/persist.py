@@ -47,6 +47,15 @@ def _tokens(value: Any) -> Any:
     return [_tokens(item) for item in value] if isinstance(value, list) else value
 
 
+def _is_here(key: str) -> bool:
+    """Whether a setting names no file: a folder's files are its own, whatever path it was once saved with."""
+    return not key.endswith("_file")
+
+
+def _here(value: Any) -> Any:
+    return {key: item for key, item in value.items() if _is_here(str(key))} if isinstance(value, dict) else value
+
+
 class Persistence:
     """``from_pretrained`` and ``save_pretrained``. Mixed into :class:`xlm.tokenizers.base.Tokenizer`."""
 
@@ -81,7 +90,7 @@ class Persistence:
         else:
             config = folder / CONFIG_FILE
             found = read_json(config) if config.is_file() else {}
-            settings = {key: value for key, value in found.items() if key not in _NOT_SETTINGS}
+            settings = {key: _here(value) for key, value in found.items() if key not in _NOT_SETTINGS and _is_here(key)}
             files = {k: str(folder / f) for k, f in cls.vocab_files_names.items() if (folder / f).is_file()}
             decoder = cls._stored_tokens(folder, found, settings, options)
             if decoder:
