@@ -8,9 +8,10 @@ Activations become bytes in one of two ways; in both, a row's result does not de
 By row, every row is quantized by its own largest value when it is computed: there is nothing to prepare. Calibrated scales
 are fixed (``calibration.py``), and the weights have taken over ``a``.
 
-FBGEMM quantizes inside the product: one operation where oneDNN needs five. On a Zen 4 it took 0.6 of oneDNN's time with 13
-rows and 0.8 with 512, quantizing included. PyTorch means to drop it; where it is not there, oneDNN computes, which for
-calibrated scales has activation function and residual inside the product, and gives the next layer's bytes.
+FBGEMM quantizes inside the product: one operation where oneDNN needs five. On few rows that decides: on a Zen 4 a layer's
+products of 13 rows took two thirds of oneDNN's time, quantizing included. On many, oneDNN is faster: for calibrated scales
+activation function and residual are inside its products, which give the next layer's bytes. So each computes what it is good
+at, from weights of its own (a byte each). PyTorch means to drop FBGEMM; where it is not there, oneDNN computes all.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from xlm.backends.torch.calibration import Activations
 _MIDDLE = 128
 """What stands for zero in unsigned bytes: the integer products take unsigned activations and signed weights."""
 _LARGEST = 127
+FEW_ROWS = 32
+"""Up to so many rows FBGEMM computes, a short text's."""
 _TINY = torch.finfo(torch.float32).tiny
 _IN_PLACE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
     F.gelu: torch.ops.aten.gelu_.default,
@@ -178,6 +181,28 @@ class OneDnn:
             )  # fmt: skip
         y, scale = self._by_row(x)
         return torch.addcmul(residual, y, scale, out=y).add_(self.bias)
+
+
+class ByRows:
+    """Products of few rows by FBGEMM, of many by oneDNN."""
+
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor, reads: Activations | None, gives: Activations | None
+    ) -> None:
+        self.few: Product = Fbgemm(weight, scale, bias, reads, gives)
+        self.many: Product = OneDnn(weight, scale, bias, reads, gives)
+
+    def _for(self, x: Tensor) -> Product:
+        return self.few if x.shape[0] <= FEW_ROWS else self.many
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self._for(x).linear(x)
+
+    def linear_act(self, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        return self._for(x).linear_act(x, act)
+
+    def linear_add(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self._for(x).linear_add(x, residual)
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
