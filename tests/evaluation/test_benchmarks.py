@@ -15,11 +15,21 @@ METRICS = {
 }  # fmt: skip
 
 
+def _of(layout, split):
+    source = layout.get(split)
+    return None if source is None else (source.path, *source.where.values())
+
+
 @pytest.mark.parametrize("name", benchmarks())
 def test_the_table_is_whole(name):
     one = benchmarks()[name]
     assert one.metric in METRICS and one.title and one.paper and one.files
-    assert all("test" in layout and set(layout) <= {"test", "dev", "train"} for layout in one.files)
+    assert all({"test", "dev"} & set(layout) and set(layout) <= {"test", "dev", "train"} for layout in one.files)
+    for split in ("test", "dev", "train"):  # a file is of one split alone
+        for other in {"test", "dev", "train"} - {split}:
+            assert not {_of(layout, split) for layout in one.files} & {_of(layout, other) for layout in one.files} - {
+                None
+            }
     for paper in one.published:
         assert paper.source and paper.setting in SETTINGS
         assert 0 < (paper.average or 50) < 100 and set(paper.scores) <= set(one.languages)
@@ -54,23 +64,27 @@ LAYOUTS = [
     ("xquad", "test", {"xquad.el.json": squad(["Paris"])}, "el", {"question": "Question 0?"}),
     ("mlqa", "dev", {"dev/dev-context-de-question-de.json": squad(["Paris"])}, "de", {"language": "de"}),
     ("mlqa", "test", {"test/test-context-ar-question-hi.json": squad(["Paris"])}, "ar-hi", {"language": "ar"}),
-    ("tydiqa", "test", {"tydiqa-goldp-v1.1-dev/tydiqa-goldp-dev-telugu.json": squad(["Paris"])}, "te", {"language": "te"}),
+    ("tydiqa", "dev", {"tydiqa-goldp-v1.1-dev/tydiqa-goldp-dev-telugu.json": squad(["Paris"])}, "te", {"language": "te"}),
     ("tydiqa", "train", {"tydiqa-goldp-v1.1-train/tydiqa.goldp.sw.train.json": squad(["Paris"])}, "sw", {}),
-    ("squad2", "test", {"dev-v2.0.json": squad(["Paris"])}, "en", {}),
+    ("squad2", "dev", {"dev-v2.0.json": squad(["Paris"])}, "en", {}),
     ("wikiann", "test", {"als/test": "als:Rom\tB-LOC\nals:isch\tO\n\n"},
      "als", {"words": ("Rom", "isch"), "tags": ("B-LOC", "O")}),
     ("wikiann", "dev", {"dev-he.tsv": "רומא\tB-LOC\n\nא\tI-PER\n"}, "he", {"words": ("רומא",)}),
     ("conll", "test", {"esp.testb": "Madrid NP B-LOC\n\n"}, "es", {"tags": ("B-LOC",)}),
+    ("masakhaner", "dev", {"data/kin/dev.txt": "Kigali B-LOC\n\n"}, "rw", {"words": ("Kigali",)}),
+    ("masakhaner", "train", {"data/yor/train.txt": "Ìbàdàn B-LOC\n\n"}, "yo", {"words": ("Ìbàdàn",)}),
+    ("wikiann", "test", {"sw.test.conll": "Rome\tB-LOC\n\n", "sw.dev.conll": "x\tO\n\n"}, "sw", {"words": ("Rome",)}),
+    ("conll", "test", {"nl.testb.conll": "Rome\tB-LOC\n\n", "nl.testa.conll": "x\tO\n\n"}, "nl", {"words": ("Rome",)}),
     ("masakhaner", "test", {"data/yor/test.txt": "Ìbàdàn B-LOC\n\n"}, "yo", {"words": ("Ìbàdàn",)}),
     ("udpos", "test", {"UD_French-GSD/fr_gsd-ud-test.conllu": CONLLU}, "fr", {"words": ("A", "b"), "tags": ("DET", "NOUN")}),
     ("tatoeba", "test", {"tatoeba.afr-eng.afr": "een\ntwee\n", "tatoeba.afr-eng.eng": "one\ntwo\n"},
      "afr", {"text": "een", "other": "one"}),
     ("flores", "test", {"devtest/fra_Latn.devtest": "un\n", "devtest/eng_Latn.devtest": "one\n"},
      "fra_Latn", {"other": "one"}),
-    ("cola", "test", {"CoLA/dev.tsv": "gj04\t1\t\tShe ran.\ngj04\t0\t*\tRan she the.\n"},
+    ("cola", "dev", {"CoLA/dev.tsv": "gj04\t1\t\tShe ran.\ngj04\t0\t*\tRan she the.\n"},
      "en", {"text": "She ran.", "label": "1"}),
-    ("mrpc", "test", {"MRPC/dev.tsv": MRPC_HEAD + "1\t2\t3\tA\tB\n"}, "en", {"text": "A", "pair": "B", "label": "1"}),
-    ("stsb", "test", {"STS-B/dev.tsv": "index\tsentence1\tsentence2\tscore\n0\tA\tB\t3.5\n"}, "en", {"label": "3.5"}),
+    ("mrpc", "dev", {"MRPC/dev.tsv": MRPC_HEAD + "1\t2\t3\tA\tB\n"}, "en", {"text": "A", "pair": "B", "label": "1"}),
+    ("stsb", "dev", {"STS-B/dev.tsv": "index\tsentence1\tsentence2\tscore\n0\tA\tB\t3.5\n"}, "en", {"label": "3.5"}),
 ]  # fmt: skip
 
 
@@ -82,6 +96,19 @@ def test_published_layouts(tmp_path: Path, name, split, files, language, expecte
     found = places(spec, tmp_path, split)
     first = read(choose(found, spec, [language])[language], spec)[0]
     assert {field: getattr(first, field) for field in expected} == expected
+
+
+def test_all_treebanks_of_a_language_are_one_set(tmp_path: Path):
+    write(tmp_path / "UD_French-GSD" / "fr_gsd-ud-test.conllu", CONLLU)
+    write(tmp_path / "UD_French-PUD" / "fr_pud-ud-test.conllu", CONLLU.replace("\tA\t", "\tLe\t"))
+    write(tmp_path / "UD_German-GSD" / "de_gsd-ud-test.conllu", CONLLU)
+    spec = benchmark("udpos")
+    found = places(spec, tmp_path)
+    assert [example.words for example in read(found["fr"], spec)] == [("A", "b"), ("Le", "b")]
+    assert len(read(found["de"], spec)) == 1
+    write(tmp_path / "UD_French-PUD" / "fr_pud-ud-test.conllu", "1\tA\n\n")
+    with pytest.raises(DataError, match=r"fr_pud-ud-test\.conllu:1: 2 columns where CoNLL-U has 10"):
+        read(places(spec, tmp_path)["fr"], spec)
 
 
 def test_bucc_as_released(tmp_path: Path):
@@ -134,12 +161,12 @@ def test_what_is_missing_is_named(tmp_path: Path):
         ),
         (
             "sts",
-            "en.dev.jsonl",
+            "en.test.jsonl",
             '{"sentence1": "a", "sentence2": "b", "score": "high"}\n',
             "score 'high' is not a number",
         ),
-        ("sts", "en.dev.jsonl", '{"sentence1": "a", "score": 1}\n', "'a' has no second text"),
-        ("wikiann", "en.dev.conll", "Rome\n\n", "a word and a tag are needed"),
+        ("sts", "en.test.jsonl", '{"sentence1": "a", "score": 1}\n', "'a' has no second text"),
+        ("wikiann", "en.test.conll", "Rome\n\n", "a word and a tag are needed"),
         ("xquad", "xquad.en.json", squad(["Paris"]).replace('"answer_start": 15', '"answer_start": 3'), "is not at 3"),
     ],
 )

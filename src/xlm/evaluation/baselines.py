@@ -17,11 +17,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from xlm.errors import MissingExtraError
+from xlm.errors import DataError, MissingExtraError
 from xlm.evaluation.benchmarks import Benchmark
 from xlm.evaluation.predict import Predictions, mined
 from xlm.tasks.examples import ChoiceExample, QuestionExample, TaggedExample, TextExample
@@ -39,17 +40,20 @@ class Baselines:
     tfidf: Callable[[Any], Predictions] | None
 
 
+def check() -> None:
+    """Raise MissingExtraError where scikit-learn is not installed."""
+    if find_spec("sklearn") is None:
+        raise MissingExtraError("baselines", "scikit-learn", "eval")
+
+
 def fit(benchmark: Benchmark, train: Sequence[Any]) -> Baselines:
     """Baselines that learnt from ``train``; where that is empty, those that need no learning.
 
     Raises:
+        DataError: a label that is no number where the benchmark asks for numbers.
         MissingExtraError: scikit-learn is not installed.
     """
-    try:
-        import sklearn
-    except ImportError as error:
-        raise MissingExtraError("baselines", "scikit-learn", "eval") from error
-    assert sklearn
+    check()
     if benchmark.task in ("retrieve", "mine", "similar"):
         return Baselines(None, _ALIKE[benchmark.task])
     if not train:
@@ -119,8 +123,12 @@ def _fit_classes(train: Sequence[TextExample]) -> Baselines:
 def _regress(train: Sequence[TextExample]) -> Callable[[Any], Predictions]:
     from sklearn.linear_model import Ridge
 
+    try:
+        values = [float(str(e.label)) for e in train]
+    except ValueError as error:
+        raise DataError(f"a training label is no number: {error}") from error
     features = _Pairs([(e.text, e.pair) for e in train])
-    model = Ridge().fit(features([(e.text, e.pair) for e in train]), [float(str(e.label)) for e in train])
+    model = Ridge().fit(features([(e.text, e.pair) for e in train]), values)
     return lambda examples: Predictions(model.predict(features([(e.text, e.pair) for e in examples])).tolist())
 
 

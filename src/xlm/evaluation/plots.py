@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 
 from xlm.errors import MissingExtraError
 from xlm.evaluation.results import Outcome
@@ -11,16 +12,21 @@ _COLOURS = {"majority": "#9aa0a6", "tfidf": "#d08a2e"}
 NAMES = {"majority": "majority", "tfidf": "TF-IDF"}
 
 
+def check() -> None:
+    """Raise MissingExtraError where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("plots", "matplotlib", "eval")
+
+
 def plot(outcome: Outcome, kind: str = "svg") -> bytes:
     """The plot as SVG or PNG, with text as outlines, so that it looks the same everywhere.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plots", "matplotlib", "eval") from error
+    check()
+    from matplotlib.figure import Figure
+
     rows = list(reversed(outcome.languages))
     figure = Figure(figsize=(7, 1.4 + 0.24 * len(rows)))
     axes = figure.subplots()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,9 +19,11 @@ from xlm.tasks.metrics.measured import Measured
 
 BATCH = 256
 """Examples that go to the engine at once: enough to sort by length, few enough to show progress."""
+_SPANS = 20
+"""Spans that an engine lets share a question's probability with "no answer"."""
 
 Progress = Callable[[int], None]
-_ENGLISH: WeakKeyDictionary[Any, tuple[tuple[str, ...], Any]] = WeakKeyDictionary()
+_OTHERS: WeakKeyDictionary[Any, tuple[tuple[str, tuple[str, ...]], Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,20 @@ def predict(engine: Any, benchmark: Benchmark, examples: Any, progress: Progress
         InputError: the model's labels are not the benchmark's.
     """
     return _PREDICTORS[benchmark.task](engine, benchmark, examples, progress)
+
+
+@contextmanager
+def speaking(engine: Any, language: str) -> Iterator[None]:
+    """The engine takes texts to be in ``language`` while this lasts; where it does not know that one, in none."""
+    known = getattr(engine, "languages", ())
+    if not known:
+        yield
+        return
+    before, engine.lang = engine.lang, language if language in known else None
+    try:
+        yield
+    finally:
+        engine.lang = before
 
 
 def gold(benchmark: Benchmark, examples: Any) -> list[Any]:
@@ -115,6 +132,10 @@ def _classify(engine: Any, benchmark: Benchmark, examples: Sequence[TextExample]
                 values.append(found["labels"][0]["label"])
                 certainty.append(found["labels"][0]["probability"])
     if benchmark.metric == "correlations":
+        if certainty:
+            raise InputError(
+                f"the model gives classes, not a value: {benchmark.name} needs a model fine-tuned on values"
+            )
         return Predictions(values)
     if not certainty:
         raise InputError(f"the model gives a value, not a class: {benchmark.name} needs a model fine-tuned on classes")
@@ -145,14 +166,16 @@ def _tag(engine: Any, benchmark: Benchmark, examples: Sequence[TaggedExample], p
 
 def _answer(engine: Any, benchmark: Benchmark, examples: Sequence[QuestionExample], progress: Progress) -> Predictions:
     unanswerable = benchmark.metric == "squad_v2"
-    values, certainty = [], []
+    values, certainty, doubt = [], [], []
     for batch in _batches(examples, progress):
         questions, contexts = [e.question for e in batch], [e.context for e in batch]
-        for found in engine.answer(questions, contexts, unanswerable=unanswerable):
+        for found in engine.answer(questions, contexts, unanswerable=unanswerable, top_k=_SPANS if unanswerable else 1):
             best = found["answers"][0] if found["answers"] else {"text": "", "probability": 0.0}
             values.append(best["text"])
             certainty.append(best["probability"])
-    doubt = [sure if not text else 1 - sure for text, sure in zip(values, certainty, strict=True)]
+            none = [one["probability"] for one in found["answers"] if not one["text"]]
+            # "No answer" behind all the spans has what these leave.
+            doubt.append(none[0] if none else max(1 - sum(one["probability"] for one in found["answers"]), 0.0))
     return Predictions(values, certainty, {"no_answer": doubt} if unanswerable else {})
 
 
@@ -174,22 +197,26 @@ def _embed(engine: Any, texts: Sequence[str], progress: Progress = lambda count:
 
 def _retrieve(engine: Any, benchmark: Benchmark, examples: Sequence[PairExample], progress: Progress) -> Predictions:
     here = _embed(engine, [example.text for example in examples], progress)
-    there = _english(engine, tuple(example.other for example in examples))
+    there = _others(engine, benchmark.source_language, tuple(example.other for example in examples))
     found = mining.nearest(here, there)
     sure = (here * there[found]).sum(1)
     return Predictions(found.tolist(), sure.tolist())
 
 
-def _english(engine: Any, texts: tuple[str, ...]) -> Any:
-    """Vectors of the English side, kept while the engine lives and the next languages have the same sentences."""
-    kept = _ENGLISH.get(engine)
-    if kept is None or kept[0] != texts:
-        kept = _ENGLISH[engine] = (texts, _embed(engine, texts))
+def _others(engine: Any, language: str, texts: tuple[str, ...]) -> Any:
+    """Vectors of the other side (English) in its own language, kept while the engine lives and the next languages have the
+    same sentences."""
+    kept = _OTHERS.get(engine)
+    if kept is None or kept[0] != (language, texts):
+        with speaking(engine, language):
+            kept = _OTHERS[engine] = ((language, texts), _embed(engine, texts))
     return kept[1]
 
 
 def _mine(engine: Any, benchmark: Benchmark, corpus: Corpus, progress: Progress) -> Predictions:
-    here, there = _embed(engine, corpus.texts, progress), _embed(engine, corpus.others)
+    here = _embed(engine, corpus.texts, progress)
+    with speaking(engine, benchmark.source_language):
+        there = _embed(engine, corpus.others)
     return mined(corpus, mining.mine(here, there))
 
 

@@ -21,12 +21,19 @@ _CODE = r"[A-Za-z]+(?:_[A-Za-z]+)*"
 
 @dataclass(frozen=True)
 class Place:
-    """The file of one language: ``language`` is that of the texts, ``other`` of the questions where it may differ."""
+    """The file of one language: ``language`` is that of the texts, ``other`` of the questions where it may differ; ``more``
+    are further files of the same kind, as of a language with several treebanks."""
 
     path: str
     source: Source
     language: str
     other: str
+    more: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All files."""
+        return (self.path, *self.more)
 
     @property
     def name(self) -> str:
@@ -94,13 +101,13 @@ def choose(found: Mapping[str, Place], benchmark: Benchmark, languages: Sequence
     return {name: found[name] for name in sorted(own, key=lambda name: name != first)}
 
 
-def read(place: Place, benchmark: Benchmark, limit: int | None = None) -> Any:
-    """The examples of one language: a list, or a :class:`Corpus` for mining.
+def read(place: Place, benchmark: Benchmark, limit: int | None = None, max_bad: float = 0.0) -> Any:
+    """The examples of one language: a list, or a :class:`Corpus` for mining. ``max_bad``: the share of rows that may be bad.
 
     Raises:
         DataError: a missing column or file, damaged records, labels that the benchmark does not have, no example at all.
     """
-    examples = _READERS[benchmark.task](place, benchmark)
+    examples = _READERS[benchmark.task](place, benchmark, max_bad)
     if isinstance(examples, list):
         if not examples:
             raise DataError(f"{place.path}: the evaluation set is empty: at least 1 example is needed")
@@ -131,11 +138,13 @@ def _found(base: Path, source: Source, benchmark: Benchmark) -> dict[str, Place]
         if fits:
             codes = [source.names.get(code, code) for code in fits.groupdict().values()]
             place = Place(path, source, codes[0], codes[-1])
-            found.setdefault(place.name, place)
+            first = found.setdefault(place.name, place)
+            if "*" in source.path and path.removesuffix(".gz") not in first.paths and path != first.path:
+                found[place.name] = replace(first, more=(*first.more, path))
     return found
 
 
-def _classify(place: Place, benchmark: Benchmark) -> list[TextExample]:
+def _classify(place: Place, benchmark: Benchmark, max_bad: float) -> list[TextExample]:
     source = place.source
     if source.header:
         examples = [
@@ -143,7 +152,9 @@ def _classify(place: Place, benchmark: Benchmark) -> list[TextExample]:
         ]
     else:
         columns = source.columns
-        examples = read_examples(place.path, "classify", columns=columns, where=source.where or None).examples
+        examples = read_examples(
+            place.path, "classify", columns=columns, where=source.where or None, max_bad=max_bad
+        ).examples
     known = set(benchmark.labels)
     labelled: list[TextExample] = []
     for example in examples:
@@ -168,8 +179,10 @@ def _headless(path: str, number: int, line: str, source: Source) -> TextExample:
     return TextExample(row["text"], row.get("pair"), row["label"].strip())
 
 
-def _similar(place: Place, benchmark: Benchmark) -> list[PairExample]:
-    found = read_examples(place.path, "classify", columns={"label": "score"}, where=place.source.where or None).examples
+def _similar(place: Place, benchmark: Benchmark, max_bad: float) -> list[PairExample]:
+    found = read_examples(
+        place.path, "classify", columns={"label": "score"}, where=place.source.where or None, max_bad=max_bad
+    ).examples
     pairs = []
     for example in found:
         try:
@@ -182,9 +195,11 @@ def _similar(place: Place, benchmark: Benchmark) -> list[PairExample]:
     return pairs
 
 
-def _tagged(place: Place, benchmark: Benchmark) -> list[TaggedExample]:
+def _tagged(place: Place, benchmark: Benchmark, max_bad: float) -> list[TaggedExample]:
     source = place.source
-    loaded = read_examples(place.path, "tag", format=source.format, bio="keep", language=place.language)
+    loaded = read_examples(
+        list(place.paths), "tag", format=source.format, bio="keep", language=place.language, max_bad=max_bad
+    )
     if not source.strip:
         return loaded.examples
     codes = [code for code, name in source.names.items() if name == place.language] or [place.language]
@@ -192,14 +207,15 @@ def _tagged(place: Place, benchmark: Benchmark) -> list[TaggedExample]:
     return [replace(e, words=tuple(word.removeprefix(prefix) for word in e.words)) for e in loaded.examples]
 
 
-def _questions(place: Place, benchmark: Benchmark) -> list[Any]:
-    return read_examples(place.path, "answer", language=place.language, where=place.source.where or None).examples
+def _questions(place: Place, benchmark: Benchmark, max_bad: float) -> list[Any]:
+    where = place.source.where or None
+    return read_examples(place.path, "answer", language=place.language, where=where, max_bad=max_bad).examples
 
 
-def _choices(place: Place, benchmark: Benchmark) -> list[ChoiceExample]:
+def _choices(place: Place, benchmark: Benchmark, max_bad: float) -> list[ChoiceExample]:
     names = place.source.columns
     if not names:
-        return read_examples(place.path, "choose", language=place.language).examples
+        return read_examples(place.path, "choose", language=place.language, max_bad=max_bad).examples
     found = []
     wanted = [names["prompt"], *names["choices"], names["label"]]
     for row in read_rows(place.path):
@@ -215,7 +231,7 @@ def _choices(place: Place, benchmark: Benchmark) -> list[ChoiceExample]:
     return found
 
 
-def _parallel(place: Place, benchmark: Benchmark) -> list[PairExample]:
+def _parallel(place: Place, benchmark: Benchmark, max_bad: float) -> list[PairExample]:
     if not place.source.english:
         return [PairExample(text, english, language=place.language) for text, english in read_pairs(Path(place.path))]
     here, there = _lines(Path(place.path)), _lines(_beside(place, place.source.english))
@@ -226,7 +242,7 @@ def _parallel(place: Place, benchmark: Benchmark) -> list[PairExample]:
     return [PairExample(a, b, language=place.language) for a, b in zip(here, there, strict=True)]
 
 
-def _corpus(place: Place, benchmark: Benchmark) -> Corpus:
+def _corpus(place: Place, benchmark: Benchmark, max_bad: float) -> Corpus:
     source = place.source
     here, there = (dict(read_pairs(path)) for path in (Path(place.path), _beside(place, source.english)))
     gold = tuple(read_pairs(_beside(place, source.gold)))
@@ -263,7 +279,7 @@ def _lines(path: Path) -> list[str]:
     return [line for _, line in read_lines(path)]
 
 
-_READERS: dict[str, Callable[[Place, Benchmark], Any]] = {
+_READERS: dict[str, Callable[[Place, Benchmark, float], Any]] = {
     "classify": _classify,
     "similar": _similar,
     "tag": _tagged,

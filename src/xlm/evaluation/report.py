@@ -14,7 +14,7 @@ from pathlib import Path
 
 from xlm.errors import OutputError
 from xlm.evaluation import pages
-from xlm.evaluation.plots import plot
+from xlm.evaluation.plots import check, plot
 from xlm.evaluation.results import Outcome
 from xlm.training.files import atomic_folder
 
@@ -24,7 +24,9 @@ def check_target(folder: Path) -> None:
 
     Raises:
         OutputError: it is a file, or a folder with other content.
+        MissingExtraError: matplotlib is not installed.
     """
+    check()
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"report={str(folder)!r} is a file: a folder is needed")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "results.json").is_file():

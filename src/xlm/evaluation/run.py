@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xlm.data.tables import Row, read_rows
-from xlm.errors import DataError, InputError
-from xlm.evaluation import baselines as baseline
+from xlm.errors import InputError
 from xlm.evaluation.benchmarks import SETTINGS, Benchmark, Setting, benchmark
-from xlm.evaluation.predict import Predictions, gold, measure, predict
-from xlm.evaluation.reading import Corpus, Place, choose, places, read
+from xlm.evaluation.predict import Predictions, gold, measure, predict, speaking
+from xlm.evaluation.reading import Corpus, Place, read
 from xlm.evaluation.results import Case, LanguageResult, Outcome, average_of, score_of
+from xlm.evaluation.rivals import Rivals
+from xlm.evaluation.selection import check, judges, leaks, scored
 from xlm.tasks.metrics.measured import Measured
 
 Loader = Callable[[str], Any]
@@ -55,52 +54,44 @@ def evaluate(
         data: the folder with its files, or one above.
         languages: as the files' names call them; None: the benchmark's own that are there.
         setting: what the models were fine-tuned on.
-        split: ``test``, or ``dev`` where there is one.
+        split: ``test``, or ``dev`` where there is one. Where there is no test file, ``dev`` is scored and a note says so.
         train: files that the baselines learn from instead of the benchmark's training file: what the model learnt from.
-        limit: at most so many examples a language (the first ones).
+        limit: at most so many examples a language (the first ones); not for mining.
         load: from a model's name to an engine; None: :func:`xlm.load`.
 
     Raises:
         InputError: an unknown benchmark, setting or split, or a model whose labels are others.
         DataError: files that are missing, damaged, empty or carry unknown labels.
+        MissingExtraError: baselines need scikit-learn.
     """
     started = time.monotonic()
     spec = benchmark(name)
     if setting not in SETTINGS:
         raise InputError(f"setting is {setting!r}: it must be one of {', '.join(SETTINGS)}")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}: at least 1 example a language is needed")
     candidates = [str(models)] if isinstance(models, str | Path) else [str(one) for one in models]
-    if not candidates:
-        raise InputError("models: none given: at least 1 is needed")
-    each = ["{language}" in one for one in candidates]
-    if setting == "translate-train" and not all(each):
-        raise InputError(
-            "setting is 'translate-train': it needs a model a language: write {language} in the model's path"
-        )
-    found = choose(places(spec, data, split), spec, languages)
+    check(spec, candidates, setting, limit)
+    found, split, notes = scored(spec, data, split, languages)
+    several = len(candidates) > 1
+    if several and split == "dev":
+        raise InputError("several models: the dev split chooses among them, so it cannot be what is scored")
+    judging, said_of = judges(spec, data, found) if several else ({}, [])
+    notes += said_of + [note for one in candidates for note in leaks(one, found)]
+    rivals = Rivals(spec, data, found, setting, train) if with_baselines else None
     examples = {code: read(place, spec, limit) for code, place in found.items()}
+    dev_examples = {code: read(place, spec, limit) for code, place in judging.items()}
     engines = _Engines(load or _load)
 
-    dev: dict[str, dict[str, Measured]] = {}
-    if len(candidates) > 1:
-        if split == "dev":
-            raise InputError("several models: the dev split chooses among them, so it cannot be what is scored")
-        dev_places = choose(places(spec, data, "dev"), spec, languages)
-        if spec.source_language not in dev_places:
-            dev_places |= choose(places(spec, data, "dev"), spec, [spec.source_language])
-        dev_examples = {code: read(place, spec, limit) for code, place in dev_places.items()}
+    overall, own = candidates[0], dict[str, str]()
+    if several:
+        dev = {one: _scores(spec, one, engines, judging, dev_examples, setting, progress, "dev ") for one in candidates}
+        best = {code: max(candidates, key=lambda one: _main(dev[one][code][1])) for code in judging}
+        overall = best[spec.source_language]
+        own = {code: best.get(code, overall) for code in found}
     tested: dict[str, dict[str, tuple[Predictions, Measured]]] = {}
     for candidate in candidates:
-        tested[candidate] = _scores(spec, candidate, engines, found, examples, setting, progress)
-        if len(candidates) > 1:
-            scored = _scores(spec, candidate, engines, dev_places, dev_examples, setting, progress, "dev ")
-            dev[candidate] = {code: one for code, (_, one) in scored.items()}
-
-    overall = candidates[0] if not dev else max(candidates, key=lambda one: _main(dev[one][spec.source_language]))
-    own = {code: max(candidates, key=lambda one: _main(dev[one][code])) for code in found} if dev else {}
-    notes: list[str] = []
-    rivals = _baselines(spec, data, found, examples, setting, train, notes, progress) if with_baselines else {}
+        asked = {code: place for code, place in found.items() if candidate in (overall, own.get(code))}
+        tested[candidate] = _scores(spec, candidate, engines, asked, examples, setting, progress)
+    beside = rivals.scores(examples, notes, progress) if rivals else {}
 
     results = []
     for code in found:
@@ -111,7 +102,7 @@ def evaluate(
                 measured.items,
                 score_of(measured),
                 overall.replace("{language}", code),
-                {kind: score_of(one[code]) for kind, one in rivals.items() if code in one},
+                {kind: score_of(one[code]) for kind, one in beside.items() if code in one},
                 score_of(tested[own[code]][code][1]) if own else None,
                 own.get(code),
                 measured.details | said.extra,
@@ -126,7 +117,7 @@ def evaluate(
         tuple(candidates),
         tuple(results),
         average_of([tested[overall][code][1] for code in counted]),
-        {kind: average_of([one[code] for code in counted]) for kind, one in rivals.items() if set(counted) <= set(one)},
+        {kind: average_of([one[code] for code in counted]) for kind, one in beside.items() if set(counted) <= set(one)},
         average_of([tested[own[code]][code][1] for code in counted]) if own else None,
         {f"by {spec.source_language} dev": overall, "by each language's dev": own} if own else {},
         tuple(notes),
@@ -163,7 +154,7 @@ def _scores(
     progress: Progress,
     prefix: str = "",
 ) -> dict[str, tuple[Predictions, Measured]]:
-    scored = {}
+    results = {}
     for code, place in found.items():
         total = len(examples[code]) if not isinstance(examples[code], Corpus) else len(examples[code].texts)
         done = [0]
@@ -175,75 +166,14 @@ def _scores(
         tell(0)
         engine = engines(candidate.replace("{language}", code))
         language = spec.source_language if setting == "translate-test" else place.language
-        if known := getattr(engine, "languages", ()):
-            engine.lang = language if language in known else None
-        said = predict(engine, spec, examples[code], tell)
-        scored[code] = said, measure(spec, examples[code], said, language)
-    return scored
+        with speaking(engine, language):
+            said = predict(engine, spec, examples[code], tell)
+        results[code] = said, measure(spec, examples[code], said, language)
+    return results
 
 
 def _main(found: Measured) -> float:
     return next(iter(found.scores.values()))
-
-
-def _baselines(
-    spec: Benchmark,
-    data: str | Path,
-    found: dict[str, Place],
-    examples: dict[str, Any],
-    setting: Setting,
-    train: Sequence[str | Path] | None,
-    notes: list[str],
-    progress: Progress,
-) -> dict[str, dict[str, Measured]]:
-    """Both baselines' scores by language, fitted on what the setting lets a model see."""
-    needed = spec.task in ("classify", "tag", "choose", "answer")
-    files: dict[str, list[Place]] = {}
-    if needed and train:
-        files = {spec.source_language: [_training(spec, found, Path(one)) for one in train]}
-    elif needed:
-        try:
-            files = {code: [place] for code, place in places(spec, data, "train").items()}
-        except DataError as error:
-            notes.append(f"no baselines: {error}")
-            return {}
-    scored: dict[str, dict[str, Measured]] = {"majority": {}, "tfidf": {}}
-    fitted: dict[str, baseline.Baselines] = {}
-    for code, place in found.items():
-        key = (
-            code
-            if setting == "translate-train"
-            else "all"
-            if setting == "translate-train-all"
-            else spec.source_language
-        )
-        if needed and key != "all" and key not in files:
-            note = f"no baselines for {code}: there is no training file of {key}"
-            notes.append(note)
-            continue
-        if key not in fitted:
-            progress(f"baselines ({key})", 0, 0)
-            chosen = [file for one in files if key in ("all", one) for file in files[one]] if needed else []
-            fitted[key] = baseline.fit(spec, [one for file in chosen for one in read(file, spec)])
-        for kind in scored:
-            answer = getattr(fitted[key], kind)
-            if answer is not None:
-                language = spec.source_language if setting == "translate-test" else place.language
-                scored[kind][code] = measure(spec, examples[code], answer(examples[code]), language)
-    return {kind: one for kind, one in scored.items() if one}
-
-
-def _training(spec: Benchmark, found: dict[str, Place], path: Path) -> Place:
-    """A training file that the caller names, read as the layout in use reads its own: of its rows those for training,
-    where it has such a column."""
-    if not path.is_file():
-        raise DataError(f"train={str(path)!r}: no such file")
-    used = next(iter(found.values())).source
-    own = next((layout["train"] for layout in spec.files if "train" in layout), None)
-    first = next((row for row in read_rows(str(path), used.format) if isinstance(row, Row)), None)
-    named = first is not None and own is not None and set(own.where) <= set(first.values)
-    source = replace(used, where=own.where if own is not None and named else {}, strip="", names={})
-    return Place(str(path), source, spec.source_language, spec.source_language)
 
 
 def _cases(spec: Benchmark, examples: Any, said: Predictions, found: Measured) -> list[Case]:
