@@ -187,7 +187,7 @@ def test_a_model_without_a_head_embeds_but_does_not_fill(tiny_model: Path, engin
 
 
 def test_unknown_dtype_and_device_are_named(tiny_model: Path) -> None:
-    with pytest.raises(xlm.ConfigError, match="dtype is 'float99': it must be one of float32, bfloat16, int8"):
+    with pytest.raises(xlm.ConfigError, match="dtype is 'float99': it must be one of float32, bfloat16, float16, int8"):
         xlm.load(tiny_model, dtype="float99")
     with pytest.raises(xlm.ConfigError, match="device is 'toaster': not usable here"):
         xlm.load(tiny_model, device="toaster")
