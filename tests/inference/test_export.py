@@ -54,6 +54,16 @@ def test_smaller_types(dtype: str, tmp_path: Path) -> None:
     assert done.bytes < 20_000_000
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("saved", [pytest.param(head, id=str(head)) for head in tiny.HEADS], indirect=True)
+def test_every_head_in_smaller_types(saved: Path, dtype: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = export(saved, tmp_path / "out", dtype=dtype)
+    assert done.cosine > module._LEAST_COSINE[dtype] and done.outputs
+
+
 XL = next(head for head in tiny.HEADS if "XLMRobertaXL" in str(head))
 
 
@@ -122,6 +132,32 @@ def test_what_differs_is_not_written(saved: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(CheckpointError, match=r"differs from the model: least cosine 0\."):
         export(saved, tmp_path / "out", "torch-export")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_has_one_number_is_compared_by_more_than_its_sign() -> None:
+    mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
+    cases = [{"attention_mask": mask}, {"attention_mask": mask[:1, :3]}]
+    rng = np.random.default_rng(0)
+    for shapes in (
+        ((2, 4), (1, 3)),
+        ((2, 1), (1, 1)),
+        ((2, 4, 5), (1, 3, 5)),
+        ((2, 6), (1, 6)),
+        ((2, 4, 1), (1, 3, 1)),
+    ):
+        wanted = [rng.normal(size=shape) for shape in shapes]
+        wanted[0][0] = np.sign(wanted[0][0]) + 1e-3  # nothing near 0 but what is made so
+        wanted[0].flat[0] = 1e-6
+        near = [one.copy() for one in wanted]
+        near[0].flat[0] *= -1  # the sign of next to nothing
+        both = [[one] for one in wanted]
+        assert module._compare(cases, both, [[one] for one in near])[0] > 0.999, shapes
+        assert module._compare(cases, both, [[-one] for one in wanted])[0] < -0.999, shapes
+        assert module._compare(cases, both, [[one + 3.0] for one in wanted])[0] < 0.98, shapes
+        padded = [one.copy() for one in wanted]
+        if padded[0].shape[:2] == mask.shape:
+            padded[0][0, 3] = 1e9
+            assert module._compare(cases, both, [[one] for one in padded]) == (pytest.approx(1), 0.0), shapes
 
 
 def test_bad_arguments(tmp_path: Path) -> None:

@@ -347,21 +347,40 @@ _WRITERS: dict[str, Callable[..., tuple[str, Callable[[], Runner]]]] = {
 def _compare(
     cases: list[dict[str, NDArray[np.int64]]], wanted: list[list[NDArray[Any]]], found: list[list[NDArray[Any]]]
 ) -> tuple[float, float]:
-    """The least cosine of a row and the largest relative difference; what stands on padding is left out."""
+    """The least cosine of a vector and the largest relative difference; what stands on padding is left out.
+
+    A vector is a token's states or scores, or a text's; where a token has one number, those of a text are its vector, and
+    where a text has one, those of all texts together: of single numbers a cosine would tell the sign alone.
+    """
     cosine, difference = 1.0, 0.0
+    single: dict[int, list[tuple[NDArray[Any], NDArray[Any]]]] = {}
     for case, mine, theirs in zip(cases, found, wanted, strict=True):
         mask = case["attention_mask"].astype(bool)
-        for a, b in zip(mine, theirs, strict=True):
+        for number, (a, b) in enumerate(zip(mine, theirs, strict=True)):
             if a.shape != b.shape:
                 raise CheckpointError(f"the exported model gives shape {a.shape}, the model {b.shape}")
-            rows = mask if a.shape[: mask.ndim] == mask.shape else np.ones(a.shape[:1], bool)
-            real = np.isfinite(b[rows])  # QA heads put -inf where no answer may be
-            x, y = np.where(real, a[rows], 0).astype(np.float64), np.where(real, b[rows], 0).astype(np.float64)
-            x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
-            lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-            cosine = min(cosine, float(((x * y).sum(1) / np.maximum(lengths, 1e-30)).min()))
+            real = np.isfinite(b)  # QA heads put -inf where no answer may be
+            if a.shape[: mask.ndim] == mask.shape:
+                real &= mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim))
+            x, y = np.where(real, a, 0).astype(np.float64), np.where(real, b, 0).astype(np.float64)
+            width = a.shape[-1] if a.ndim >= mask.ndim else a[:1].size
+            x, y = x.reshape(-1, width), y.reshape(-1, width)
+            if width == 1:
+                single.setdefault(number, []).append((x, y))
+            else:
+                kept = real.reshape(-1, width).any(1)
+                cosine = min(cosine, _cosine(x[kept], y[kept]))
             difference = max(difference, float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-6)))
+    for pairs in single.values():
+        x, y = (np.concatenate(side).T for side in zip(*pairs, strict=True))
+        cosine = min(cosine, _cosine(x, y))
     return cosine, difference
+
+
+def _cosine(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """The least over rows."""
+    lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return float(((x * y).sum(1) / np.maximum(lengths, 1e-30)).min())
 
 
 def _judge(
