@@ -13,6 +13,7 @@ from xlm import XLMRobertaXLConfig, XLMRobertaXLForMaskedLM
 from xlm.batches.batch import Batch
 from xlm.data.store import TokenStore
 from xlm.errors import ConfigError
+from xlm.training import spectral
 from xlm.training.init import initialize
 from xlm.training.spectral import cooccurrences, word_vectors
 
@@ -87,6 +88,23 @@ def test_word_vectors_know_languages(text: dict[str, TokenStore]) -> None:
     within, across = float(alone[4] @ alone[9]), float(alone[4] @ alone[19])
     assert within > across + 0.2
     assert not alone[30].any()  # never seen
+
+
+def test_counts_are_those_of_a_dense_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spectral, "_PENDING", 50)
+    generator, counts, dense = torch.Generator().manual_seed(1), spectral.Counts(9), torch.zeros(9, 9)
+    for weight in (1.0, 0.5, 2.0, 0.25):
+        left, right = (torch.randint(9, (30,), generator=generator) for _ in range(2))
+        counts.add(left, right, torch.tensor(weight))
+        dense.index_put_((left, right), torch.full((30,), weight), accumulate=True)
+    rows, columns, values = counts.pairs()
+    assert len(rows) < 81
+    torch.testing.assert_close(torch.zeros(9, 9).index_put_((rows, columns), values), dense + dense.T)
+
+
+def test_word_vectors_of_a_large_vocabulary_fit_in_memory(text: dict[str, TokenStore]) -> None:
+    made = word_vectors(cooccurrences(text, {}, 250_002), [0, 1, 2, 3], 8, seed=1)  # 62 billion pairs
+    assert made.shape == (250_002, 8) and made[4].any() and not made[200_000].any()
 
 
 def test_translation_steps_bring_translations_together(
