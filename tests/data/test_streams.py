@@ -173,6 +173,22 @@ def test_held_out_pairs_are_disjoint_from_training_pairs(corpus: Path) -> None:
     assert all(is_held_out(bytes((kept.sentence(i) - 5).tolist()).decode(), 0.1) for i in range(1, len(kept), 2))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.0005, 0.001, 0.0039, 0.01, 0.25, 1.0])
+def test_any_share_can_be_held_out(share: float) -> None:
+    texts = [f"sentence {n}" for n in range(40_000)]
+    kept = [text for text in texts if is_held_out(text, share)]
+    deviation = (len(texts) * share * (1 - share)) ** 0.5
+    assert abs(len(kept) - len(texts) * share) <= 4 * deviation
+    assert all(is_held_out(text, min(2 * share, 1.0)) for text in kept)
+
+
+def test_what_a_whole_number_of_256ths_holds_out_is_what_it_always_was() -> None:
+    import hashlib
+
+    for text in (f"sentence {n}" for n in range(2000)):
+        assert is_held_out(text, 13 / 256) == (hashlib.md5(text.encode()).digest()[0] < 13)
+
+
 def test_missing_languages_are_named(corpus: Path) -> None:
     with pytest.raises(DataError, match=r"no file for xh; there are files for: en, sw"):
         open_stores(str(corpus / "{language}.txt"), ["en", "xh"], VOCABULARY, corpus / "cache", "text")

@@ -27,6 +27,7 @@ from xlm.data.vocabulary import Vocabulary
 from xlm.errors import DataError, OutputError
 
 FORMAT = 1
+_HELD_OUT_BY = "8 bytes of md5"  # stores made by another rule are not found again
 _BATCH = 4096
 
 
@@ -122,8 +123,9 @@ Part = Literal["text", "pairs", "held-out pairs"]
 
 def is_held_out(pivot_text: str, share: float) -> bool:
     """Whether a pair is kept for validation: by a hash of its text in the pivot language, so that no such text is
-    trained on in any language."""
-    return hashlib.md5(pivot_text.encode(), usedforsecurity=False).digest()[0] < round(256 * share)
+    trained on in any language. What a smaller share holds out, a larger one does too."""
+    digest = hashlib.md5(pivot_text.encode(), usedforsecurity=False).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def build_store(
@@ -144,6 +146,8 @@ def build_store(
     """
     about: dict[str, object] = {"format": FORMAT, "source": file_digest(path), "tokenizer": vocabulary.fingerprint}
     about |= {"part": part, "limit": limit, "held_out": held_out}
+    if held_out:
+        about["held out by"] = _HELD_OUT_BY
     if vocabulary.language_encoder is not None:
         about["languages"] = list(languages)
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
