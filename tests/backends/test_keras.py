@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +234,18 @@ def test_pruned_heads_and_resized_tables_follow_into_files(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("head", ["XLMRobertaForCausalLM", "XLMWithLMHeadModel"])
-@pytest.mark.parametrize("options", slow_but({}, [{"num_beams": 3}, {"repetition_penalty": 1.5}]), ids=str)
+@pytest.mark.parametrize(
+    "options",
+    slow_but(
+        {},
+        [
+            {"num_beams": 3},
+            {"num_beams": 3, "early_stopping": "never", "length_penalty": 2.0, "eos_token_id": list(range(20, 40))},
+            {"repetition_penalty": 1.5},
+        ],
+    ),
+    ids=str,
+)
 def test_generation_is_pytorchs(head: str, options: dict[str, Any], tmp_path: Path) -> None:
     model = tiny.model(NAMED[head])
     model.save_pretrained(tmp_path)
@@ -277,3 +291,145 @@ def test_bad_calls_are_named() -> None:
         made.fit({"input_ids": IDS}, verbose=0)
     with pytest.raises(xlm.ConfigError, match="dtype='int8': must be a floating type"):
         type(model).from_pretrained("nowhere", config=model.config, dtype="int8")
+
+
+def test_adapters_and_int8_are_written_as_what_they_compute(tmp_path: Path) -> None:
+    model = make(CLASSIFY)
+    attention = model.roberta.encoder.layer[0].attention
+    query, key = attention.core.query, attention.core.key
+    query.enable_lora(2)
+    query.lora_kernel_b.assign(keras.random.normal(query.lora_kernel_b.shape, seed=1))
+    model.save_pretrained(tmp_path / "lora")
+    want = model(IDS).logits
+    close(type(model).from_pretrained(tmp_path / "lora")(IDS).logits, want, 1e-5)
+    for layer in (query, key):  # adapters over int8, and int8 alone
+        layer.quantize("int8")
+    model.save_pretrained(tmp_path / "int8")
+    again = type(model).from_pretrained(tmp_path / "int8")
+    close(again(IDS).logits, want, 0.02)
+    kernel = np.asarray(key._kernel.value, np.float32) / np.asarray(key.kernel_scale.value)
+    close(again.roberta.encoder.layer[0].attention.core.key.kernel, kernel, 0)
+    with pytest.raises(xlm.InputError, match="key: is quantized; give it weights before"):
+        weight = model.named_weights()["roberta.encoder.layer.0.attention.self.key.weight"]
+        weight.write(weight.read())
+    with pytest.raises(xlm.InputError, match="query: is quantized; prune heads before"):
+        attention.prune_heads({1})
+    attention.core.value.quantize("int4")
+    with pytest.raises(xlm.InputError, match="value: is quantized to int4"):
+        model.save_pretrained(tmp_path / "int4")
+
+
+def test_a_mask_of_unknown_size_may_name_the_past() -> None:
+    model = make(NAMED["XLMRobertaForCausalLM"])
+    past = model(IDS[:, :4], use_cache=True).past_key_values
+    unknown = tf.TensorSpec((None, None), tf.int32)
+    step = tf.function(
+        lambda ids, mask, past: model(ids, attention_mask=mask, past_key_values=past).logits,
+        input_signature=[unknown, unknown, keras.tree.map_structure(lambda t: tf.TensorSpec((None, 2, None, 8)), past)],
+    )
+    ids, whole = tf.constant(IDS[:, 4:], tf.int32), np.ones_like(IDS, np.int32)
+    whole[:, :2] = 0
+    for mask in (whole, whole[:, 4:]):
+        close(step(ids, tf.constant(mask), past), model(ids, attention_mask=mask, past_key_values=past).logits)
+
+
+def test_a_model_without_a_pooler_is_built_again_without_one() -> None:
+    model = MODELS["TFXLMRobertaModel"](tiny.config(R), add_pooling_layer=False)
+    assert type(model).from_config(model.get_config()).pooler is None
+
+
+def test_xlm_continues_padded_prompts_as_it_does_alone(tmp_path: Path) -> None:
+    head = NAMED["XLMWithLMHeadModel"]
+    model = tiny.model(head, mask_token_id=5, lang_id=1)
+    model.save_pretrained(tmp_path)
+    other = KERAS.load(head, tmp_path)
+    ids = tiny.ids(head, batch=2, length=5)
+    ids[1, :2], mask = tiny.pad_id("xlm"), torch.ones_like(ids)
+    mask[1, :2] = 0
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": 99}
+    both, alone = model.generate(ids, attention_mask=mask, **options), model.generate(ids[1:, 2:], **options)
+    assert both[1, 2:].tolist() == alone[0].tolist()
+    np.testing.assert_array_equal(other.generate(ids.numpy(), attention_mask=mask.numpy(), **options), both.numpy())
+    causal = {"mask_token_id": 5, "causal": True}
+    for refusing in (tiny.model(head, **causal), make(head, **causal)):
+        given = (ids, mask) if isinstance(refusing, torch.nn.Module) else (ids.numpy(), mask.numpy())
+        with pytest.raises(xlm.InputError, match="attention_mask: a causal model attends to padding too"):
+            refusing.generate(given[0], attention_mask=given[1], **options)
+
+
+def test_an_xlm_decoder_continues_text_and_options_are_known() -> None:
+    model = make(NAMED["XLMWithLMHeadModel"], mask_token_id=5, is_decoder=True)
+    assert model.generate(IDS[:, :3], max_new_tokens=2).shape == (3, 5)
+    for wrong, message in (
+        ({"num_beam": 4}, r"num_beam: neither an option \(max_length, .*\) nor an argument"),
+        ({"num_beams": 2, "early_stopping": "sometimes"}, "early_stopping='sometimes': must be False, True or 'never'"),
+    ):
+        with pytest.raises(xlm.InputError, match=message):
+            model.generate(IDS[:, :3], max_new_tokens=2, **wrong)
+
+
+def test_weights_of_examples() -> None:
+    model, labels, weights = make(CLASSIFY), np.array([2, 0, 1]), np.array([0.0, 3.0, 1.0])
+    model.compile(optimizer="sgd")
+    want = np.mean(np.asarray(model(IDS, labels=labels).loss) * weights)
+    assert model.evaluate(IDS, labels, sample_weight=weights, verbose=0) == pytest.approx(want, rel=1e-5)
+    tagger, tags = make(TAG), np.ones_like(IDS)
+    tagger.compile(optimizer="sgd")
+    with pytest.raises(xlm.InputError, match="sample_weight: the head's own loss is one mean over all tokens"):
+        tagger.evaluate(IDS, tags, sample_weight=weights, verbose=0)
+
+
+REPLICAS = """
+import keras, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import tiny, xlm
+head = next(h for h in tiny.HEADS if h.name == "XLMRobertaForSequenceClassification")
+ids, labels, seen = tiny.ids(head, batch=4).numpy(), np.array([2, 0, 1, 1]), []
+for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = xlm.TFXLMRobertaForSequenceClassification(tiny.config(head))
+        model.compile(keras.optimizers.SGD(0.5))
+    loss = model.fit(ids, labels, batch_size=4, epochs=2, verbose=0, shuffle=False).history["loss"]
+    seen.append((loss, model.classifier.out_proj.kernel.numpy()))
+for one, two in zip(*seen):
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_are_one() -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(tiny.__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.strip().endswith("equal"), done.stderr[-3000:]
+
+
+def test_files_of_an_earlier_save_do_not_stay_in_force(tmp_path: Path) -> None:
+    old, new = make(R), make(R, seed=1)
+    for size in ("5GB", "10KB"):
+        old.save_pretrained(tmp_path, max_shard_size=size)
+        new.save_pretrained(tmp_path, safe_serialization=False)
+        assert not list(tmp_path.glob("*.safetensors*"))
+    close(type(new).from_pretrained(tmp_path)(IDS)[0], new(IDS)[0], 0)
+
+
+def test_an_encoder_becomes_a_decoder_that_looks_across(tmp_path: Path) -> None:
+    make(R).save_pretrained(tmp_path)
+    name, decoder = (
+        "encoder.layer.0.crossattention.self.query.weight",
+        {"is_decoder": True, "add_cross_attention": True},
+    )
+    model, info = KERAS.load(NAMED["XLMRobertaForCausalLM"], tmp_path, **decoder, output_loading_info=True)
+    assert "roberta." + name in info["missing_keys"] and model.named_weights()["roberta." + name].read().any()
+    with pytest.raises(xlm.ConfigError, match="num_labels, colour: no option of from_pretrained beside config="):
+        type(model).from_pretrained(tmp_path, config=model.config, num_labels=5, colour="red")
+
+
+def test_bfloat16_that_is_not_finite_is_told(tmp_path: Path) -> None:
+    model = make(R, dtype="bfloat16")
+    model.encoder.layer[1].out.dense.bias.assign(np.full(tiny.HIDDEN, np.nan))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(xlm.CheckpointError, match=r"encoder.layer.1.output.dense.bias"):
+        type(model).from_pretrained(tmp_path, strict_finite=True)

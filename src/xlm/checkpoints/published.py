@@ -10,6 +10,7 @@ from xlm.checkpoints.names import Line, NameTable
 from xlm.checkpoints.report import modern_name
 from xlm.errors import CheckpointError
 from xlm.families.registry import FAMILIES, Family, family_of
+from xlm.families.spec import EncoderSpec
 
 PREFIX = "roberta."
 """What every model with a head puts before the names of its encoder, in memory and in every family."""
@@ -98,3 +99,9 @@ def sides_of(config: Any) -> list[Side]:
         Side("encoder.", config.encoder, f"{reads.class_prefix}Model", True),
         Side("decoder.", config.decoder, writes.class_prefix + writes.language_model, False),
     ]
+
+
+def new_attention(spec: EncoderSpec) -> list[str]:
+    """Prefixes of cross-attention, which the checkpoint of an encoder or language model lacks: it starts fresh."""
+    layers = range(spec.num_layers if spec.cross_attention else 0)
+    return [f"{PREFIX}encoder.layer.{number}.crossattention." for number in layers]

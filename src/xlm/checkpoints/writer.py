@@ -93,6 +93,13 @@ def _save_folder(
     return written
 
 
+def remove_safetensors(folder: Path) -> None:
+    """Remove the safetensors of an earlier save, which would stay in force beside a newly written file of another kind."""
+    with folder_lock(folder):
+        _remove_stale(folder, keep=set(), index=True)
+        _remove_stale(folder, keep=set(), index=False)
+
+
 def header_of(entries: Mapping[str, Stored], metadata: Mapping[str, str]) -> bytes:
     """The bytes before the data: length and JSON, padded so that the data begins at a multiple of 64."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}

@@ -153,6 +153,8 @@ class Attention(keras.layers.Layer):
 
 
 def _select(layer: keras.layers.Dense, keep: np.ndarray, axis: int) -> keras.layers.Dense:
+    if layer.quantization_mode is not None:
+        raise InputError(f"{layer.path}: is quantized; prune heads before quantize()")
     kernel = np.take(np.asarray(layer.kernel), keep, axis=axis)
     bias = np.asarray(layer.bias)
     new: Any = dense(kernel.shape[0], kernel.shape[1], layer.name, layer.dtype_policy)

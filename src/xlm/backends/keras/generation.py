@@ -6,6 +6,7 @@ that returns ``past_key_values`` is fed new tokens only.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -28,7 +29,7 @@ class Options:
     min_length: int = 0
     do_sample: bool = False
     num_beams: int = 1
-    early_stopping: bool = False
+    early_stopping: bool | str = False
     num_return_sequences: int = 1
     temperature: float = 1.0
     top_k: int | None = 50
@@ -81,6 +82,8 @@ class Options:
             raise InputError(f"num_return_sequences={self.num_return_sequences}: at most num_beams={self.num_beams}")
         if self.num_beams > 1 and self.do_sample:
             raise InputError(f"num_beams={self.num_beams}: sampling inside beams is not offered here; do_sample=False")
+        if self.early_stopping not in (False, True, "never"):
+            raise InputError(f"early_stopping={self.early_stopping!r}: must be False, True or 'never'")
         if self.temperature <= 0:
             raise InputError(f"temperature={self.temperature}: must be above 0; for the best token use do_sample=False")
         if not 0 < self.top_p <= 1:
@@ -129,7 +132,8 @@ class Steps:
             **kwargs,
             **{k: np.repeat(v, repeat, 0) if v.ndim and len(v) * repeat == rows else v for k, v in arrays.items()},
         }
-        self.cached = options.use_cache and bool(getattr(model.config, "is_decoder", False))
+        takes_cache = "use_cache" in inspect.signature(model.call).parameters
+        self.cached = options.use_cache and takes_cache and bool(getattr(model.config, "is_decoder", False))
         self.past: Any = None
 
     def scores(self, ids: np.ndarray) -> np.ndarray:
@@ -174,9 +178,13 @@ class GenerationMixin:
             Unset values come from the model's config; further arguments go to the model.
 
         Raises:
-            InputError: no prompt, or an impossible option.
+            InputError: no prompt, or an unknown or impossible option.
         """
         options, rest = Options.of(self.config, kwargs)  # type: ignore[attr-defined]
+        known = inspect.signature(self.call).parameters  # type: ignore[attr-defined]
+        if unknown := [name for name in rest if name not in known]:
+            names = ", ".join(option.name for option in fields(Options))
+            raise InputError(f"{', '.join(unknown)}: neither an option ({names}) nor an argument of the model")
         if input_ids is None:
             if options.bos_token_id is None:
                 raise InputError("input_ids: give a prompt; the config has no bos_token_id to begin with")
@@ -237,8 +245,11 @@ def beam_search(model: Any, ids: np.ndarray, options: Options, kwargs: dict[str,
                     tokens.append(token)
                     kept.append(float(total[b, place]))
             sums[b] = kept
-            hope = float(total[b, best[0]]) / length**options.length_penalty
-            full = len(done[b]) == width and (options.early_stopping or done[b][-1][0] >= hope)
+            # "never" hopes for the best length there may be: sums are negative, so with a positive penalty the longest.
+            never = options.early_stopping == "never"
+            hoped = options.max_length - prompt if never and options.length_penalty > 0 else length
+            hope = float(total[b, best[0]]) / hoped**options.length_penalty
+            full = len(done[b]) == width and (options.early_stopping is True or done[b][-1][0] >= hope)
             closed[b] = closed[b] or full
         ids = np.concatenate([ids[rows], np.asarray(tokens, np.int32)[:, None]], 1)
         steps.reorder(np.asarray(rows))

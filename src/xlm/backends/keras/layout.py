@@ -77,8 +77,9 @@ def self_attention_bias(spec: EncoderSpec, mask: Tensor | None, batch: Any, quer
         # A single new token sees its whole past.
         return None if triangle is None or (isinstance(queries, int) and queries == 1) else additive(triangle, dtype)
     if triangle is not None and not (isinstance(past, int) and past == 0) and fits(mask.shape, batch, queries):
-        # The mask names the new tokens only: the past is visible.
-        mask = tf.concat([tf.ones([sizes(mask)[0], past], mask.dtype), mask], axis=1)
+        # The mask names the new tokens only: the past is visible. Of unknown size it may name all, and none is missing.
+        missing = keys - sizes(mask)[1]
+        mask = tf.concat([tf.ones([sizes(mask)[0], missing], mask.dtype), mask], axis=1)
     _check_keys(mask, keys)
     visible = tf.cast(mask[:, None, None, :], dtype)
     if spec.lengths_make_mask:  # XLM hides zeros only

@@ -15,6 +15,7 @@ from xlm.backends.keras.heads import SequenceSummary, XLMHead, over_rows
 from xlm.backends.keras.models_roberta import answer_ends
 from xlm.backends.keras.ops import Tensor, dense, dropout, linear
 from xlm.backends.keras.trunk import Call, TrunkModel
+from xlm.errors import InputError
 from xlm.outputs import (
     BaseModelOutput,
     MaskedLMOutput,
@@ -157,14 +158,28 @@ class XLMLMHeadModel(XLMLabelled, LMHeadModel):
     def score(self, states: Tensor, call: Call) -> Tensor:
         return self.lm_logits(states)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
-        """Arguments of the next step: a mask token to fill at the end, and ``lang_id`` for every token."""
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Arguments of the next step: a mask token to fill at the end, and ``lang_id`` for every token.
+
+        Raises:
+            InputError: padded prompts for a causal model.
+        """
         del kwargs
         config = self.config
         column = tf.fill((input_ids.shape[0], 1), tf.cast(config.mask_token_id, input_ids.dtype))
         ids = tf.concat([input_ids, column], axis=1)
         langs = None if config.lang_id is None else tf.fill(ids.shape, tf.cast(config.lang_id, ids.dtype))
-        return {"input_ids": ids, "langs": langs}
+        inputs = {"input_ids": ids, "langs": langs}
+        if attention_mask is None:
+            return inputs
+        if self.spec.causal_only and not bool(tf.reduce_all(attention_mask == 1)):
+            raise InputError("attention_mask: a causal model attends to padding too; give prompts of one length")
+        mask = tf.concat([attention_mask, tf.ones_like(attention_mask[:, :1])], axis=1)
+        # Padding on the left of a prompt does not count.
+        places = tf.maximum(tf.cumsum(tf.cast(mask != 0, ids.dtype), axis=1) - 1, 0)
+        return {**inputs, "attention_mask": mask, "position_ids": places}
 
 
 class XLMSequenceClassifier(XLMLabelled):

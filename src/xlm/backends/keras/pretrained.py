@@ -273,15 +273,26 @@ class TFPreTrainedModel(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """The mean of the head's own losses, or the compiled loss of the logits."""
+        """The mean of the head's own losses, or the compiled loss of the logits.
+
+        Raises:
+            InputError: no loss and no labels, or sample weights for a head whose loss is one number for all tokens.
+        """
         if self._compile_loss is not None:
             return super().compute_loss(x, *_matched(y, y_pred), sample_weight, training)
         own = getattr(y_pred, "loss", None)
         if own is None:
             raise InputError(f"{type(self).__name__}: no loss in compile() and no labels in the data")
         if sample_weight is not None:
-            own = own * tf.cast(sample_weight, own.dtype)
-        return tf.add_n([tf.reduce_mean(own), *(tf.cast(more, own.dtype) for more in self.losses)])
+            if "logits" in y_pred and y_pred["logits"].shape.rank == 3:
+                raise InputError(
+                    "sample_weight: the head's own loss is one mean over all tokens; leave tokens out by labels of -100, or "
+                    "name a Keras loss in compile(), which weighs each"
+                )
+            own = own * tf.reshape(tf.cast(sample_weight, own.dtype), tf.shape(own))
+        total = tf.add_n([tf.reduce_mean(own), *(tf.cast(more, own.dtype) for more in self.losses)])
+        # Keras sums over replicas.
+        return total / tf.distribute.get_strategy().num_replicas_in_sync
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The compiled metrics of the logits."""

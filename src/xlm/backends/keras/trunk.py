@@ -70,6 +70,10 @@ class TrunkModel(TFPreTrainedModel):
             self.encoder.layer[int(number)].attention.prune_heads(set(heads))
         self.finish()
 
+    def get_config(self) -> dict[str, Any]:
+        """What Keras needs to build the model again."""
+        return {**super().get_config(), "add_pooling_layer": self.pooler is not None}
+
     def run(self, call: Call) -> Result:
         """One forward over a padded batch.
 
@@ -162,7 +166,8 @@ class TrunkModel(TFPreTrainedModel):
             return past, caches, True
         if not self.spec.is_decoder:
             return 0, None, False
-        keep = bool(self.config.use_cache if call.use_cache is None else call.use_cache) and not call.training
+        wanted = getattr(self.config, "use_cache", True) if call.use_cache is None else call.use_cache
+        keep = bool(wanted) and not call.training
         if call.past_key_values is None:
             return 0, None, keep
         if len(call.past_key_values) != self.spec.num_layers:

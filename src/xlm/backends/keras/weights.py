@@ -19,9 +19,10 @@ import tensorflow as tf
 from xlm.backends.keras.embeddings import sinusoids
 from xlm.backends.keras.ops import Table
 from xlm.checkpoints.checkpoint import Stored
-from xlm.checkpoints.published import PREFIX, to_ours, to_theirs
+from xlm.checkpoints.dtypes import is_float
+from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
 from xlm.checkpoints.report import Report, fit, modern_name
-from xlm.errors import CheckpointError, ConfigError
+from xlm.errors import CheckpointError, ConfigError, InputError
 
 log = logging.getLogger("xlm")
 _CHUNK = 8_000_000  # elements that are moved at a time
@@ -53,6 +54,11 @@ class Weight:
         shape = tuple(self.variable.shape)
         return shape[::-1] if self.transposed else shape
 
+    @property
+    def kind(self) -> np.dtype:
+        """The type in files."""
+        return np.dtype(_numpy(self.variable.dtype))
+
     def read(self) -> np.ndarray:
         """The values as files hold them, bfloat16 included."""
         array = np.asarray(self.variable.value)
@@ -61,8 +67,43 @@ class Weight:
     def write(self, array: np.ndarray) -> None:
         """Take the values of a file."""
         array = array.T if self.transposed else array
-        kind = np.dtype(_numpy(self.variable.dtype))
+        kind = self.kind
         put(self.variable, lambda rows: np.ascontiguousarray(array[rows]).astype(kind, copy=False))
+
+
+class Kernel(Weight):
+    """The kernel of a ``Dense`` layer, whatever Keras made of it: low-rank adapters are merged, int8 is widened."""
+
+    @property
+    def kind(self) -> np.dtype:
+        """The type in files: float32 where the variable holds int8.
+
+        Raises:
+            InputError: the layer is quantized in another way.
+        """
+        mode = self.layer.quantization_mode
+        if mode not in (None, "float8", "int8"):
+            raise InputError(
+                f"{self.layer.path}: is quantized to {mode}, which files here cannot hold; int8 is written as float32"
+            )
+        return np.dtype(np.float32) if mode == "int8" else super().kind
+
+    def read(self) -> np.ndarray:
+        """The weights (outputs, inputs) by which the layer multiplies."""
+        layer, kind = self.layer, self.kind
+        array = np.asarray(self.variable.value)
+        if layer.quantization_mode == "int8":
+            array = array.astype(np.float32) / np.asarray(layer.kernel_scale.value).astype(np.float32)
+        if layer.lora_enabled:
+            low = np.asarray(layer.lora_kernel_a.value) @ np.asarray(layer.lora_kernel_b.value)
+            array = array + layer.lora_alpha / layer.lora_rank * low
+        return np.ascontiguousarray(array.T).astype(kind, copy=False)
+
+    def write(self, array: np.ndarray) -> None:
+        """Take the values of a file."""
+        if self.layer.quantization_mode is not None:
+            raise InputError(f"{self.layer.path}: is quantized; give it weights before quantize()")
+        super().write(array)
 
 
 def put(variable: Any, produce: Callable[[slice], Any]) -> None:
@@ -91,7 +132,8 @@ def walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Weight]]:
         for number, inner in enumerate(layer):
             yield from walk(inner, f"{prefix}{number}.")
     elif isinstance(layer, keras.layers.Dense):
-        yield prefix + "weight", Weight(layer, layer.kernel, True)
+        # With adapters ``kernel`` is computed, and of other shape in some quantizations.
+        yield prefix + "weight", Kernel(layer, layer._kernel, True)
         if layer.bias is not None:
             yield prefix + "bias", Weight(layer, layer.bias)
     elif isinstance(layer, keras.layers.LayerNormalization):
@@ -168,7 +210,7 @@ def assign(model: Any, source: Any, where: str = "") -> Report:
         found,
         {name: wanted[own].shape for name, own in full.items()},
         prefix=PREFIX,
-        new=model.new_head,
+        new=(*model.new_head, *new_attention(model.spec)),
         optional=("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler."),
         source=where,
     )
@@ -176,7 +218,7 @@ def assign(model: Any, source: Any, where: str = "") -> Report:
     for ours, key in pairs.items():
         array = np.asarray(read(theirs[key]))
         # The extremes are not finite where an element is not, and need no second array.
-        if array.dtype.kind == "f" and array.size and not np.isfinite([array.min(), array.max()]).all():
+        if is_float(array.dtype) and array.size and not np.isfinite([array.min(), array.max()]).all():
             report.nonfinite.append(ours)
         wanted[full[ours]].write(array)
         if hasattr(source, "release"):
@@ -223,9 +265,12 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     folder = resolve(name_or_path, **hub)
     if config is None:
         config = cls.config_class.from_pretrained(folder, **kwargs)
+        kwargs.clear()
         config.name_or_path = str(name_or_path)
     elif isinstance(config, str | os.PathLike):
         config = cls.config_class.from_pretrained(config)
+    if kwargs:
+        raise ConfigError(f"{', '.join(kwargs)}: no option of from_pretrained beside config=; set config fields in it")
     token = FILLING.set(True)
     try:
         model = cls(config, *model_args, **own, **policy)
@@ -269,15 +314,14 @@ def published_tensors(model: Any) -> Iterator[tuple[str, Stored]]:
     """Published names and tensors of a model's weights, each read when it is written; tied ones once."""
     base = model.trunk() is model
     for name, weight in model.named_weights().items():
-        kind = np.dtype(_numpy(weight.variable.dtype))
-        yield to_theirs(model.family, name, base), Stored(weight.shape, kind, weight.read)
+        yield to_theirs(model.family, name, base), Stored(weight.shape, weight.kind, weight.read)
 
 
 def save(model: Any, folder: Path, max_shard_size: int | str, safe: bool) -> None:
     """Write config, weights and model card into a folder; see ``TFPreTrainedModel.save_pretrained``."""
     from xlm.atomic import make_folder, write_text
     from xlm.checkpoints.card import model_card
-    from xlm.checkpoints.files import save_safetensors
+    from xlm.checkpoints.writer import remove_safetensors, save_safetensors
 
     make_folder(folder)
     config = model.config
@@ -290,6 +334,7 @@ def save(model: Any, folder: Path, max_shard_size: int | str, safe: bool) -> Non
         from xlm.checkpoints.foreign.h5_out import save_h5
 
         save_h5(folder / "tf_model.h5", model.family, published_tensors(model), model.trunk() is model)
+        remove_safetensors(folder)
     write_text(folder / "config.json", text)
     if not (folder / "README.md").exists():
         write_text(folder / "README.md", model_card(config, model.num_parameters(), []))

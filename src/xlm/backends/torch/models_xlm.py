@@ -13,6 +13,7 @@ from xlm.backends.torch.headed import HeadModel, LMHeadModel, count_choices, fla
 from xlm.backends.torch.heads import BeamQAHead, SequenceSummary, XLMHead
 from xlm.backends.torch.models_roberta import answer_ends
 from xlm.backends.torch.trunk import Call, TrunkModel
+from xlm.errors import InputError
 from xlm.outputs import (
     BaseModelOutput,
     MaskedLMOutput,
@@ -153,13 +154,27 @@ class XLMLMHeadModel(XLMLabelled, LMHeadModel):
     def score(self, states: Tensor, call: Call) -> Tensor:
         return self.lm_head(states)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
-        """Arguments of the next step: a mask token to fill at the end, and ``lang_id`` for every token."""
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Arguments of the next step: a mask token to fill at the end, and ``lang_id`` for every token.
+
+        Raises:
+            InputError: padded prompts for a causal model.
+        """
         del kwargs
         config = self.config
         column = input_ids.new_full((input_ids.shape[0], 1), config.mask_token_id)
         ids = torch.cat([input_ids, column], dim=1)
-        return {"input_ids": ids, "langs": None if config.lang_id is None else torch.full_like(ids, config.lang_id)}
+        langs = None if config.lang_id is None else torch.full_like(ids, config.lang_id)
+        inputs = {"input_ids": ids, "langs": langs}
+        if attention_mask is None:
+            return inputs
+        if self.spec.causal_only and not bool((attention_mask == 1).all()):
+            raise InputError("attention_mask: a causal model attends to padding too; give prompts of one length")
+        mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], dim=1)
+        places = ((mask != 0).long().cumsum(1) - 1).clamp(min=0)  # padding on the left of a prompt does not count
+        return {**inputs, "attention_mask": mask, "position_ids": places}
 
 
 class XLMSequenceClassifier(XLMLabelled):

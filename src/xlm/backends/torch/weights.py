@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xlm.backends.torch.placement import Placement, need_memory
-from xlm.checkpoints.published import PREFIX, to_ours, to_theirs
+from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
 from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.errors import CheckpointError, ConfigError, InputError
 
@@ -180,7 +180,7 @@ def assign(
         found,
         {_full(model, k): v for k, v in wanted.items()},
         prefix=PREFIX,
-        new=(*model.new_head, *_new_attention(model)),
+        new=(*model.new_head, *new_attention(model.spec)),
         optional=("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler."),
         source=where,
     )
@@ -217,12 +217,6 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None, device: Any, release: Calla
         out[start : start + rows] = tensor[start : start + rows]
         release()
     return out
-
-
-def _new_attention(model: PreTrainedModel) -> list[str]:
-    """Prefixes of cross-attention, which the checkpoint of an encoder or language model lacks: it starts fresh."""
-    layers = range(model.spec.num_layers if model.spec.cross_attention else 0)
-    return [f"{PREFIX}encoder.layer.{number}.crossattention." for number in layers]
 
 
 def _nothing() -> None:
