@@ -308,3 +308,18 @@ def test_rows_in_parts_are_rows_together(name: str, monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(have, want, atol=1e-5, rtol=1e-5)
     for one, two in zip(jax.tree.leaves(slope), jax.tree.leaves(steep), strict=True):
         np.testing.assert_allclose(two, one, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["XLMRobertaForCausalLM", "XLMRobertaXLForTokenClassification"])
+def test_the_loss_of_packed_rows_is_that_of_padded_ones(name: str) -> None:
+    model, head, pad = flax(name), BY_NAME[name], 1
+    ids = np.full((3, 5), pad)
+    for row, length in enumerate((5, 2, 4)):
+        ids[row, :length] = IDS[row, :length]
+    mask = ids != pad
+    labels = ids % (tiny.LABELS if head.kind == "tag" else tiny.VOCAB)
+    padded = np.where(mask, labels, -100)
+    want = model(ids, attention_mask=mask.astype(int), labels=padded).loss
+    row, answers = np.append(ids[mask], [pad, pad])[None], np.append(labels[mask], [2, 2])[None]
+    segments = np.array([[1] * 5 + [2] * 2 + [3] * 4 + [0, 0]])
+    close(model(row, segment_ids=segments, labels=answers).loss, want)

@@ -161,3 +161,22 @@ def test_an_empty_encoder(tmp_path: Path) -> None:
     loaded = xlm.FlaxXLMRobertaModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(loaded(IDS)[0], model(IDS)[0])
     assert len(model(IDS, output_hidden_states=True).hidden_states) == 1
+
+
+def test_files_of_an_earlier_save_do_not_stay_in_force(tmp_path: Path) -> None:
+    old, new = flax("XLMRobertaModel"), flax("XLMRobertaModel", seed=1)
+    for size in ("5GB", "10KB"):
+        old.save_pretrained(tmp_path, max_shard_size=size)
+        new.save_pretrained(tmp_path, safe_serialization=False)
+        assert not list(tmp_path.glob("*.safetensors*"))
+    same(type(new).from_pretrained(tmp_path).params, new.params)
+
+
+def test_an_encoder_becomes_a_decoder_that_looks_across(tmp_path: Path) -> None:
+    flax("XLMRobertaModel").save_pretrained(tmp_path)
+    cls, decoder = xlm.FlaxXLMRobertaForCausalLM, {"is_decoder": True, "add_cross_attention": True}
+    model, info = cls.from_pretrained(tmp_path, **decoder, output_loading_info=True)
+    assert "roberta.encoder.layer.1.crossattention.self.query.weight" in info["missing_keys"]
+    assert model.params["roberta"]["encoder"]["layer"]["1"]["crossattention"]["self"]["query"]["kernel"].any()
+    with pytest.raises(xlm.ConfigError, match="num_labels, colour: no option of from_pretrained beside config="):
+        cls.from_pretrained(tmp_path, config=model.config, num_labels=5, colour="red")

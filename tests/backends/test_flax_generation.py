@@ -47,6 +47,10 @@ BEAMS: list[tuple[str, dict[str, Any]]] = [
     ("decoder", {"num_beams": 3, "num_return_sequences": 2, "eos_token_id": [7, 11, 13, 17, 20, 21, 30]}),
     ("decoder", {"num_beams": 4, "length_penalty": 0.3, "early_stopping": True, "eos_token_id": list(range(20, 40))}),
     ("decoder", {"num_beams": 2, "num_return_sequences": 2, "length_penalty": 2.0, "eos_token_id": []}),
+    (
+        "decoder",
+        {"num_beams": 3, "length_penalty": 2.0, "early_stopping": "never", "eos_token_id": list(range(20, 40))},
+    ),
     ("two directions", {"num_beams": 3, "eos_token_id": list(range(5, 25))}),
     ("XLM", {"num_beams": 3, "num_return_sequences": 3, "eos_token_id": list(range(5, 25))}),
 ]
@@ -136,7 +140,7 @@ def test_sampling_draws_by_its_key(tmp_path: Path) -> None:
         ({"num_beams": 0}, "num_beams=0, num_return_sequences=1: at least 1"),
         ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences=3: at most num_beams=2"),
         ({"num_beams": 2, "do_sample": True}, "num_beams=2: Flax models sample without beams"),
-        ({"num_beams": 2, "early_stopping": "never"}, "early_stopping='never'"),
+        ({"num_beams": 2, "early_stopping": "sometimes"}, "early_stopping='sometimes'"),
         ({"attention_mask": np.ones((3, 3))}, r"attention_mask of shape \(3, 3\)"),
     ],
 )
@@ -149,3 +153,19 @@ def test_impossible_options(given: dict[str, Any], message: str) -> None:
 def test_what_cannot_generate_says_so() -> None:
     assert xlm.FlaxXLMRobertaForCausalLM.can_generate() and xlm.FlaxXLMWithLMHeadModel.can_generate()
     assert not xlm.FlaxXLMRobertaForMaskedLM.can_generate() and not xlm.FlaxXLMModel.can_generate()
+
+
+def test_xlm_continues_padded_prompts_as_it_does_alone(tmp_path: Path) -> None:
+    name, options = MODELS["XLM"]
+    model = tiny.model(BY_NAME[name], **options)
+    model.save_pretrained(tmp_path)
+    other = FLAX.load(BY_NAME[name], tmp_path)
+    ids = tiny.ids(BY_NAME[name], batch=2, length=5)
+    ids[1, :2], mask = tiny.pad_id("xlm"), torch.ones_like(ids)
+    mask[1, :2] = 0
+    want = model.generate(ids, attention_mask=mask, max_new_tokens=5, eos_token_id=99, do_sample=False)
+    have = other.generate(ids.numpy(), attention_mask=mask.numpy(), max_new_tokens=5, eos_token_id=99).sequences
+    np.testing.assert_array_equal(have, want.numpy())
+    causal = xlm.FlaxXLMWithLMHeadModel(tiny.config(BY_NAME[name], mask_token_id=5, causal=True))
+    with pytest.raises(xlm.InputError, match="attention_mask: a causal model attends to padding too"):
+        causal.generate(ids.numpy(), attention_mask=mask.numpy(), max_new_tokens=5)

@@ -85,6 +85,13 @@ def test_rules_are_checked() -> None:
     assert specs["lm_head"]["bias"].spec == P(
         "model",
     )
+    # A vocabulary that the devices do not divide is copied, unless the rules were asked for.
+    four = jax.sharding.AbstractMesh((1, 4), ("data", "model"))
+    specs = model.shardings(four)
+    assert specs["lm_head"]["bias"].spec == P(None)
+    assert specs["roberta"]["encoder"]["layer"]["attention"]["self"]["query"]["kernel"].spec == P(None, None, "model")
+    with pytest.raises(xlm.InputError, match="mesh axis 'model' of 4 devices: does not divide 41 of "):
+        model.shardings(four, {"vocab": "model"})
     assert model.shardings(mesh, {"mlp": None})["lm_head"]["bias"].spec == P(
         None,
     )

@@ -28,7 +28,7 @@ class Beams:
     width: int = 1
     returned: int = 1
     length_penalty: float = 1.0
-    early_stopping: bool = False
+    early_stopping: bool | str = False
 
     def check(self, do_sample: bool) -> None:
         """Refuse impossible values."""
@@ -38,8 +38,8 @@ class Beams:
             raise InputError(f"num_return_sequences={self.returned}: at most num_beams={self.width}")
         if self.width > 1 and do_sample:
             raise InputError(f"num_beams={self.width}: Flax models sample without beams; set do_sample=False")
-        if self.early_stopping not in (False, True):
-            raise InputError(f"early_stopping={self.early_stopping!r}: must be False or True")
+        if self.early_stopping not in (False, True, "never"):
+            raise InputError(f"early_stopping={self.early_stopping!r}: must be False, True or 'never'")
 
 
 @jax.tree_util.register_dataclass
@@ -70,6 +70,7 @@ def beam_search(step: Step, rows: Array, begun: int, cache: Any, eos: tuple[int,
     batch, total = rows.shape
     width, penalty = beams.width, beams.length_penalty
     ends = jnp.asarray(eos, rows.dtype)
+    early, never = beams.early_stopping is True, beams.early_stopping == "never"
 
     def advance(state: _State) -> _State:
         scores, cache = step(state.rows.reshape(-1, total), state.at, state.cache)
@@ -80,14 +81,14 @@ def beam_search(step: Step, rows: Array, begun: int, cache: Any, eos: tuple[int,
         beams_BC, tokens_BC = places_BC // vocabulary, (places_BC % vocabulary).astype(rows.dtype)
         hits_BC = (tokens_BC[..., None] == ends).any(-1)
         length = (state.at + 1 - begun).astype(jnp.float32) ** penalty
+        # "never" hopes for the best length there may be: sums are negative, so with a positive penalty the longest.
+        hoped = float(total - begun) ** penalty if never and penalty > 0 else length
 
         counted = hits_BC[:, :width] & ~state.closed[:, None]
         found = jnp.where(counted, values_BC[:, :width] / length, -jnp.inf)
         longer = _extend(state.rows, beams_BC[:, :width], tokens_BC[:, :width], state.at)
         ended, kept = _best(state.ended, state.scores, longer, found)
-        closed = state.closed | (
-            jnp.isfinite(kept).all(1) & (beams.early_stopping | (kept.min(1) >= values_BC[:, 0] / length))
-        )
+        closed = state.closed | (jnp.isfinite(kept).all(1) & (early | (kept.min(1) >= values_BC[:, 0] / hoped)))
 
         going, order = lax.top_k(jnp.where(hits_BC, -jnp.inf, values_BC), width)
         parents = jnp.take_along_axis(beams_BC, order, 1)

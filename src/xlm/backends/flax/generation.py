@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from xlm.backends.flax.beams import Beams, beam_search
 from xlm.backends.flax.encoder import empty_cache
-from xlm.backends.flax.ops import floats, integers
+from xlm.backends.flax.ops import floats, integers, traced
 from xlm.backends.flax.outputs import FlaxBeamSearchOutput, FlaxSampleOutput
 from xlm.backends.flax.trunk import Call
 from xlm.errors import InputError
@@ -92,7 +92,7 @@ class GenerationMixin:
         num_beams: int | None = None,
         num_return_sequences: int | None = None,
         length_penalty: float | None = None,
-        early_stopping: bool | None = None,
+        early_stopping: bool | str | None = None,
         eos_token_id: int | list[int] | None = None,
         pad_token_id: int | None = None,
         prng_key: Any = None,
@@ -157,6 +157,8 @@ class GenerationMixin:
             raise InputError(
                 f"attention_mask of shape {tuple(mask.shape)}: must be {tuple(ids.shape)} like the prompts"
             )
+        if mask is not None and spec.causal_only and not traced(mask) and not bool((mask == 1).all()):
+            raise InputError("attention_mask: a causal model attends to padding too; give prompts of one length")
         call = Call(input_ids=ids, attention_mask=mask, dtype=model.dtype)
         if options.beams.width > 1:
             return FlaxBeamSearchOutput(*_search(model.graph, options, model._stacked(params), call))
@@ -288,9 +290,7 @@ def _whole(net: Any, call: Call, options: Options) -> Any:
             asked = at
         seen = mask * (jnp.arange(total)[None] <= asked)
         langs = None if options.language is None else jnp.full_like(wide, options.language)
-        places = None
-        if net.roberta.spec.positions_skip_padding:
-            places = _positions(net.roberta.spec, seen)
+        places = _positions(net.roberta.spec, seen)
         states = net.states(replace(call, input_ids=wide, attention_mask=seen, langs=langs, position_ids=places)).states
         return net.score(lax.dynamic_slice_in_dim(states, asked, 1, axis=1)[:, 0]), cache
 

@@ -22,9 +22,16 @@ def cross_entropy(logits: Array, labels: Array, ignored: int = IGNORED) -> Array
     return -jnp.where(counted, chosen, 0.0).sum() / counted.sum()
 
 
-def shifted_cross_entropy(logits: Array, labels: Array) -> Array:
-    """Causal language modelling: the logits of token ``t`` answer for label ``t + 1``."""
-    return cross_entropy(logits[:, :-1], labels[:, 1:])
+def shifted_cross_entropy(logits: Array, labels: Array, segments: Array | None = None) -> Array:
+    """Causal language modelling: the logits of token ``t`` answer for label ``t + 1``.
+
+    In packed rows, whose ``segments`` (b, s) count from 1 with 0 for padding, only within a sequence.
+    """
+    labels = labels[:, 1:]
+    if segments is not None:
+        follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+        labels = jnp.where(follows, labels, IGNORED)
+    return cross_entropy(logits[:, :-1], labels)
 
 
 def problem_of(config: PretrainedConfig, labels: Any) -> str:

@@ -134,7 +134,7 @@ class CausalLM(RobertaLMNet):
     def answer(self, call: Call) -> Any:
         r = self.roberta.run(call)
         logits = self.score(r.states)
-        loss = None if call.labels is None else losses.shifted_cross_entropy(logits, call.labels)
+        loss = None if call.labels is None else losses.shifted_cross_entropy(logits, call.labels, call.segment_ids)
         t = r.trace
         return outputs.FlaxCausalLMOutputWithCrossAttentions(
             loss, logits, r.cache, t.hidden_states, t.attentions, t.cross_attentions
@@ -207,6 +207,8 @@ class TokenClassification(Net):
         if labels is not None:
             if self.masks_padding and call.attention_mask is not None:
                 labels = jnp.where(call.attention_mask.reshape(labels.shape) == 1, labels, losses.IGNORED)
+            elif self.masks_padding and call.segment_ids is not None:
+                labels = jnp.where(call.segment_ids > 0, labels, losses.IGNORED)
             loss = losses.cross_entropy(logits, labels)
         return outputs.FlaxTokenClassifierOutput(loss, logits, r.trace.hidden_states, r.trace.attentions)
 

@@ -25,7 +25,7 @@ from flax import nnx
 
 from xlm.backends.flax.embeddings import sinusoids
 from xlm.checkpoints.checkpoint import Stored
-from xlm.checkpoints.published import PREFIX, to_ours, to_theirs
+from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
 from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.errors import CheckpointError, ConfigError, InputError
 from xlm.families.registry import Family
@@ -200,7 +200,9 @@ class Slots:
             if copied in theirs and copied not in wanted and original in wanted:
                 theirs[original] = theirs.pop(copied)
         found = {ours: tuple(shapes[name]) for ours, name in theirs.items()}
-        pairs, report = fit(found, wanted, prefix=PREFIX, new=new, optional=_HEADS, source=where)
+        pairs, report = fit(
+            found, wanted, prefix=PREFIX, new=(*new, *new_attention(self.spec)), optional=_HEADS, source=where
+        )
         report.unexpected = [theirs.get(k, k) for k in report.unexpected] + unknown
         # A pooler or the head of a language model may be absent from files of models that never had one.
         fresh = [n for n in report.missing if n.startswith((PREFIX + "pooler.", "lm_head."))]
@@ -288,9 +290,12 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *args: Any, **kwa
         folder = resolve(name_or_path, **hub)
     if config is None:
         config = cls.config_class.from_pretrained(folder, **kwargs)
+        kwargs.clear()
         config.name_or_path = str(name_or_path)
     elif isinstance(config, str | os.PathLike):
         config = cls.config_class.from_pretrained(config)
+    if kwargs:
+        raise ConfigError(f"{', '.join(kwargs)}: no option of from_pretrained beside config=; set config fields in it")
     model = cls(config, *args, **options, _do_init=False)
     source = open_checkpoint(folder, **trust) if state is None else state
     slots: Slots = model.slots
@@ -356,7 +361,7 @@ def save(model: Any, folder: Path, state: Any, max_shard_size: int | str, safe: 
     """Write config, weights and model card; see ``FlaxPreTrainedModel.save_pretrained``."""
     from xlm.atomic import make_folder, write_text
     from xlm.checkpoints.foreign.msgpack_out import FLAX_WEIGHTS, save_msgpack
-    from xlm.checkpoints.writer import save_safetensors
+    from xlm.checkpoints.writer import remove_safetensors, save_safetensors
 
     make_folder(folder)
     config, slots = model.config, model.slots
@@ -370,6 +375,7 @@ def save(model: Any, folder: Path, state: Any, max_shard_size: int | str, safe: 
     else:
         kernels = {s.nested: stored.transposed() if s.transposed else stored for s, stored in published}
         save_msgpack(folder / FLAX_WEIGHTS, unflatten(kernels))
+        remove_safetensors(folder)
     write_text(folder / "config.json", text)
     if not (folder / "README.md").exists():
         from xlm.checkpoints.card import model_card
