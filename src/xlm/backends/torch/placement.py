@@ -101,15 +101,17 @@ class Placement:
         exact = self.quantization and (tensor.ndim < 2 or self._module(name) is not None)
         return None if exact else dtype
 
-    def _module(self, name: str) -> nn.Linear | None:
-        """The encoder's linear layer whose weight has this name."""
-        path, _, last = name.rpartition(".")
-        return self._linears.get(path.removeprefix("roberta.").removeprefix("encoder.")) if last == "weight" else None
+    def _module(self, name: str, last: str = "weight") -> nn.Linear | None:
+        """The encoder's linear layer whose weight has this name; or whose bias, if that is the ``last`` part."""
+        path, _, found = name.rpartition(".")
+        return self._linears.get(path.removeprefix("roberta.").removeprefix("encoder.")) if found == last else None
 
     def settle(self, name: str, release: Callable[[], None]) -> None:
         """Called when the parameter ``name`` has taken over its tensor; ``release`` drops the file's pages."""
         if name.endswith(_WORDS) and self._words_as is not None:
             self._look_up(release, self._words_as)
+        if (owner := self._module(name, "bias")) is not None:
+            self._pack_bytes(owner)
         module = self._module(name)
         if module is None:
             return
@@ -117,6 +119,7 @@ class Placement:
             reads = self._reads.get(module)
             quantize_linear(module, None if reads is None else reads.scale)
             release()
+            self._pack_bytes(module)
         if not isinstance(self.ops, Packed):
             return
         self._waiting[module] = release
@@ -125,6 +128,13 @@ class Placement:
             self.ops.pack(group)
             for m in group:
                 self._waiting.pop(m)()
+
+    def _pack_bytes(self, module: nn.Linear) -> None:
+        """Pack a layer's int8 weights, once they and the biases of its group are read."""
+        group = self._groups[module]
+        read = all(p.device.type != "meta" for m in group for p in (m.weight, m.bias) if p is not None)
+        if read and isinstance(self.ops, Int8):
+            self.ops.pack(group, self._reads.get(group[0]), self._reads.get(self._behind.get(group[0])))
 
     def _look_up(self, release: Callable[[], None], dtype: torch.dtype) -> None:
         """Let the word table stay in its file: what is looked up becomes ``dtype``, pages are given back now and then."""
@@ -150,9 +160,6 @@ class Placement:
         self.model.computed_by = self.name
         if self.ops is not None:
             use(self.model, self.ops)
-        if isinstance(self.ops, Int8):  # now that biases are read, too
-            for group in dict.fromkeys(self._groups.values()):
-                self.ops.pack(group, self._reads.get(group[0]), self._reads.get(self._behind.get(group[0])))
         if isinstance(self.ops, Widening | Int8):
             self._widen()
         self.model.requires_grad_(False)
