@@ -78,6 +78,80 @@ def test_conll(tmp_path: Path) -> None:
     assert one(write(tmp_path / "a.conllu", tree), "tag").tags == ("ADP", "DET")
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("a.conll", "Ana\tB-PER\n", b"caf\xe9\tO\n"),
+        ("a.conllu", "1\tAna\ta\tNOUN" + "\t_" * 6 + "\n", b"2\tcaf\xe9\ta\tNOUN" + b"\t_" * 6 + b"\n"),
+        ("a.conll.gz", "Ana\tB-PER\n", b"caf\xe9\tO\n"),
+    ],
+)
+def test_a_word_that_is_not_utf8_costs_its_whole_sentence(tmp_path: Path, name: str, good: str, bad: bytes) -> None:
+    content = good.encode() + b"\n" + good.encode() + bad + b"\n" + good.encode()
+    path = write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)
+    loaded = read_examples(path, "tag", max_bad=1)
+    assert [example.words for example in loaded.examples] == [("Ana",), ("Ana",)]
+    (fault,) = loaded.bad
+    assert fault.where == f"{path}:4" and "invalid UTF-8: byte 0xe9" in fault.reason
+    assert fault.row["words"] == ["Ana", "caf\ufffd"]
+
+
+def test_numbers_in_tables_are_values_where_one_has_a_point(tmp_path: Path) -> None:
+    def labels(name: str, *cells: str) -> list[Any]:
+        sign = "," if ".csv" in name else "\t"
+        text = f"text{sign}label\n" + "".join(f"a b{sign}{cell}\n" for cell in cells)
+        return [example.label for example in read_examples(write(tmp_path / name, text), "classify").examples]
+
+    assert labels("a.csv", "3.8", "5", "-0.25", "1e-2") == [3.8, 5.0, -0.25, 0.01]
+    assert labels("a.tsv", "3.8", "5") == [3.8, 5.0]
+    assert labels("a.csv", "3", "5") == ["3", "5"], "whole numbers are classes"
+    assert labels("a.csv", "3.8", "good") == ["3.8", "good"] and labels("a.csv", "1.2.3", "1.0") == ["1.2.3", "1.0"]
+    quoted = write(tmp_path / "a.jsonl", json.dumps({"text": "a", "label": "3.8"}))
+    assert one(quoted, "classify").label == "3.8", "JSON says itself what is a text"
+    # Of several files one may hold whole numbers alone.
+    write(tmp_path / "b.csv", "text,label\na,4\n")
+    write(tmp_path / "c.csv", "text,label\na,4.5\n")
+    found = read_examples([tmp_path / "b.csv", tmp_path / "c.csv"], "classify")
+    assert [example.label for example in found.examples] == [4.0, 4.5]
+
+
+def test_a_question_and_a_sentence_are_a_pair(tmp_path: Path) -> None:
+    row = {"index": 1, "question": "Who came?", "sentence": "Ana came.", "label": "entailment"}
+    loaded = read_examples(write(tmp_path / "a.jsonl", json.dumps(row)), "classify")
+    assert loaded.examples == [TextExample("Who came?", "Ana came.", "entailment")]
+    assert loaded.notes == ["columns: text is 'question', pair is 'sentence', label is 'label'"]
+    passage = {"question": "is it so", "passage": "It is.", "title": "On it all", "label": "1"}
+    loaded = read_examples(write(tmp_path / "b.jsonl", json.dumps(passage)), "classify")
+    assert (loaded.examples[0].text, loaded.examples[0].pair) == ("is it so", "It is.")
+    assert loaded.notes[0].endswith("; not used: 'title'")
+    alone = {"question": "Who came?", "label": "HUM"}
+    assert one(write(tmp_path / "c.jsonl", json.dumps(alone)), "classify").text == "Who came?"
+    said = read_examples(tmp_path / "a.jsonl", "classify", columns={"text": "sentence"})
+    assert said.examples[0].text == "Ana came." and said.examples[0].pair is None
+    assert said.notes == ["columns: text is 'sentence', label is 'label'; not used: 'question'"]
+    plain = {"text": "a b", "pair": "c d", "label": "x"}
+    assert read_examples(write(tmp_path / "d.jsonl", json.dumps(plain)), "classify").notes == []
+
+
+@pytest.mark.parametrize(
+    ("label", "best"), [("A", 0), ("B", 1), ("1", 1), (" b", None), ("AB", None), ("C", None), ("²", None)]
+)
+def test_a_choice_is_one_letter_or_a_number(tmp_path: Path, label: str, best: int | None) -> None:
+    path = write(tmp_path / "a.jsonl", json.dumps({"prompt": "P", "choices": ["a", "b"], "label": label}))
+    if best is not None:
+        assert one(path, "choose").label == best
+        return
+    with pytest.raises(DataError, match=r"label is .* must be from 0 to 1, a choice"):
+        read_examples(path, "choose")
+
+
+def test_an_unlabelled_choice_has_no_right_answer(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", json.dumps({"prompt": "P", "choices": ["a", "b"], "label": ""}))
+    with pytest.raises(DataError, match="the row has no label"):
+        read_examples(path, "choose")
+    assert one(path, "choose", labelled=False).label is None
+
+
 def test_bio_faults(tmp_path: Path) -> None:
     path = write(tmp_path / "a.conll", "a\tO\nb\tI-PER\nc\tI-LOC\n\nd\tB-PER\n")
     with pytest.raises(DataError, match=r"a\.conll:1: tags: tag 2 is I-PER after O: a span must begin with B-PER"):

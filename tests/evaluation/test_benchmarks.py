@@ -84,7 +84,7 @@ LAYOUTS = [
     ("cola", "dev", {"CoLA/dev.tsv": "gj04\t1\t\tShe ran.\ngj04\t0\t*\tRan she the.\n"},
      "en", {"text": "She ran.", "label": "1"}),
     ("mrpc", "dev", {"MRPC/dev.tsv": MRPC_HEAD + "1\t2\t3\tA\tB\n"}, "en", {"text": "A", "pair": "B", "label": "1"}),
-    ("stsb", "dev", {"STS-B/dev.tsv": "index\tsentence1\tsentence2\tscore\n0\tA\tB\t3.5\n"}, "en", {"label": "3.5"}),
+    ("stsb", "dev", {"STS-B/dev.tsv": "index\tsentence1\tsentence2\tscore\n0\tA\tB\t3.5\n"}, "en", {"label": 3.5}),
 ]  # fmt: skip
 
 

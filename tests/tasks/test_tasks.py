@@ -74,6 +74,9 @@ def test_windows_cover_and_overlap() -> None:
 def test_spans_of_tags() -> None:
     assert spans_of(["O", "I-PER", "I-PER", "B-PER", "I-LOC"]) == [(1, 3, "PER"), (3, 4, "PER"), (4, 5, "LOC")]
     assert spans_of(["NOUN", "VERB"]) == [(0, 1, "NOUN"), (1, 2, "VERB")]
+    assert spans_of(["O", "PER", "O", "LOC"]) == [(1, 2, "PER"), (3, 4, "LOC")], (
+        "outside is no span without prefixes either"
+    )
     assert spans_of(["O", "O"]) == [] and repair_bio(["I-A", "I-B"]) == ("B-A", "B-B")
 
 

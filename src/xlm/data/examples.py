@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from xlm.errors import DataError, InputError
 __all__ = ["COLUMNS", "Bio", "Loaded", "examples_of", "read_examples"]
 
 _SHOWN = 5
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass
@@ -26,6 +28,8 @@ class Loaded:
     bad: list[BadRow] = field(default_factory=list)
     repaired: int = 0
     """Sentences in which an ``I-`` without its ``B-`` was made a ``B-``."""
+    notes: list[str] = field(default_factory=list)
+    """Which columns were taken for what, where their names do not say it, and which texts are in none of them."""
 
 
 def read_examples(
@@ -58,6 +62,9 @@ def read_examples(
         bio: what to do with ``I-X`` that continues no ``X``: a bad row, repaired as conlleval reads it, or left.
         labelled: whether rows without labels are bad.
 
+    Labels of CSV and TSV files are values, as numbers with a point are elsewhere, where all are numbers and at least one
+    has a point.
+
     Raises:
         DataError: no file, a missing column, no example at all, or more bad rows than ``max_bad``.
     """
@@ -66,9 +73,10 @@ def read_examples(
     loaded = Loaded()
     rows = 0
     paths = [path] if isinstance(path, str | Path) else list(path)
+    cells: list[int] = []  # examples whose label stood in a table's cell, where a number is as much a text as a word
     for file, of in _files([str(one) for one in paths], language, languages):
         make = Maker(task, columns or {}, of, bio, labelled, file)
-        taken = 0
+        taken, table = 0, (format or Path(file.removesuffix(".gz")).suffix.lower().lstrip(".")) in ("csv", "tsv")
         for row in read_rows(file, format):
             if limit is not None and taken >= limit:
                 break
@@ -83,11 +91,17 @@ def read_examples(
                 try:
                     loaded.examples.append(make(row))
                     taken += 1
+                    if table:
+                        cells.append(len(loaded.examples) - 1)
                     continue
                 except InputError as error:
                     row = BadRow(row.where, str(error), dict(row.values))
             loaded.bad.append(row)
         loaded.repaired += make.repaired
+        if (note := make.note()) is not None and note not in loaded.notes:
+            loaded.notes.append(note)
+    if task == "classify":
+        _values(loaded.examples, cells)
     if quarantine is not None and loaded.bad:
         _write_bad(quarantine, loaded.bad)
     allowed = max_bad * rows if max_bad < 1 else max_bad
@@ -102,6 +116,15 @@ def read_examples(
         narrowed = f" with {dict(where)}" if where else ""
         raise DataError(f"{', '.join(map(str, paths))}: not one example{narrowed}")
     return loaded
+
+
+def _values(examples: list[Any], cells: Sequence[int]) -> None:
+    """Labels from cells become values where all are numbers and one has a point, as in other formats numbers with one are."""
+    labels = [examples[number].label for number in cells]
+    numbers = [isinstance(label, str) and _NUMBER.fullmatch(label) is not None for label in labels]
+    if labels and all(numbers) and any("." in label for label in labels):
+        for number in cells:
+            examples[number] = replace(examples[number], label=float(examples[number].label))
 
 
 def _files(

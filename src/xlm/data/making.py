@@ -25,7 +25,18 @@ from xlm.tasks.words import split_words
 # task -> field -> the names that columns have for it, the likeliest first. A field that is not optional must be found.
 COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     "classify": {
-        "text": ("text", "sentence", "sentence1", "premise", "question1", "review", "content", "tweet"),
+        "text": (
+            "text",
+            "sentence",
+            "sentence1",
+            "premise",
+            "question1",
+            "text1",
+            "review",
+            "content",
+            "tweet",
+            "question",
+        ),
         "pair": ("pair", "sentence2", "hypothesis", "question2", "text_pair", "text2"),
         "label": ("label", "labels", "gold_label", "class", "category", "score"),
     },
@@ -63,6 +74,8 @@ _SHARED = {"language": ("language", "lang"), "id": ("id", "qid", "guid")}
 _OPTIONAL = {"pair", "label", "tags", "answers", "impossible", "title", "question", "negatives", "score"} | set(_SHARED)
 # Where a field is optional in general, some tasks cannot do without it.
 _NEEDED = {("answer", "question")}
+# Columns of a task that are two fields only where both are there: QNLI's question is no text of its own, its sentence is.
+_TOGETHER = {"classify": ({"text": "question", "pair": "sentence"}, {"text": "question", "pair": "passage"})}
 Bio = Literal["quarantine", "repair", "keep"]
 
 
@@ -110,9 +123,15 @@ class Maker:
         """Raise DataError when the file has no column for a field."""
         self._found: dict[str, str] = {}
         self._checked = True
+        self._first = values
         for name, column in self.chosen.items():
             if column not in values:
                 raise DataError(f"{self.file}: no column {column!r} (for {name}): there are {', '.join(values)}")
+        usual = {column for field in ("text", "pair") for column in self.names.get(field, ()) if column in values}
+        for pair in _TOGETHER.get(self.task, ()):
+            # Only where these are all that could be meant.
+            if set(pair.values()) <= set(values) and usual <= set(pair.values()) and not set(pair) & set(self.chosen):
+                self.chosen |= pair
         for name in self._needed():
             if name not in self.chosen and not any(column in values for column in self.names[name]):
                 bare = len(values) == 2 and "other" in self.names and ".tsv" in self.file
@@ -121,6 +140,21 @@ class Maker:
                     f"{self.file}: no column for {name}: looked for {', '.join(self.names[name])}, there are "
                     f"{', '.join(values)}; say columns={{{name!r}: ...}}{hint}"
                 )
+
+    def note(self) -> str | None:
+        """Which columns were taken for what, and which others hold texts; None where the names say it all."""
+        if not self._checked:
+            return None
+        taken = {name: column for name, column in self._found.items() if name != column}
+        unused = [
+            column
+            for column, value in self._first.items()
+            if isinstance(value, str) and " " in value.strip() and column not in self._found.values()
+        ]
+        if not taken and not unused:
+            return None
+        used = ", ".join(f"{name} is {column!r}" for name, column in self._found.items())
+        return f"columns: {used}" + (f"; not used: {', '.join(map(repr, unused))}" if unused else "")
 
     # -- one maker a kind of example --------------------------------------------------------------------------------------
 
@@ -219,7 +253,9 @@ class Maker:
         if not isinstance(choices, list | tuple) or len(choices) < 2:
             raise InputError(f"choices are {_show(choices)}: a list of at least two is needed")
         if isinstance(label, str):
-            label = int(label) if label.isdigit() else "ABCDEFGH".find(label)
+            label = label.strip()
+            letter = len(label) == 1 and "A" <= label <= "Z"
+            label = None if not label else int(label) if label.isdecimal() else ord(label) - ord("A") if letter else -1
         if label is None and self.labelled:
             raise InputError("the row has no label")
         if label is not None and (not isinstance(label, int) or not 0 <= label < len(choices)):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ def read_rows(path: str, format: str | None = None) -> Iterator[Row | BadRow]:
         yield from _parquet(path)
     elif format == "json":
         yield from _json(path)
+    elif format in _SENTENCES:
+        yield from _sentences(path, _SENTENCES[format])
     else:
         # Lines of invalid UTF-8 come out before the row that follows them.
         broken: list[BadRow] = []
@@ -189,53 +191,58 @@ def _two_files(*paths: str) -> Iterator[Row | BadRow]:
         )
 
 
-def _conll(path: str, lines: Lines) -> Iterator[Row | BadRow]:
-    """Sentences of ``word … tag`` lines; an empty line ends one. Columns are separated by tabs, or else by spaces."""
-    words: list[str] = []
-    tags: list[str] = []
-    begins, fault = 0, None
-    for number, line in [*lines, (0, "")]:
-        if not line.strip():
-            if fault:
-                yield BadRow(fault[0], fault[1], {"words": words, "tags": tags})
-            elif words:
-                yield Row(f"{path}:{begins}", {"words": words, "tags": tags, "lines": begins})
-            words, tags, fault = [], [], None
-            continue
-        if line.startswith("-DOCSTART-"):
-            continue
-        if not words and not fault:
-            begins = number
-        columns = line.split("\t") if "\t" in line else line.split()
-        if len(columns) < 2 and fault is None:
-            fault = (f"{path}:{number}", f"{line!r}: a word and a tag are needed")
-        words.append(columns[0])
-        tags.append(columns[-1].strip())
+Cells = Callable[[str], tuple[str, str] | None]
+"""A line -> its word and its tag; None: a line without a word. Raises ValueError saying what is wrong with it."""
 
 
-def _conllu(path: str, lines: Lines) -> Iterator[Row | BadRow]:
+def _sentences(path: str, cells: Cells) -> Iterator[Row | BadRow]:
+    """Sentences of a line a word; an empty line ends one. A line that cannot be read makes its whole sentence a bad row."""
+    invalid: list[DataError] = []
+    with open_bytes(Path(path)) as stream:
+        words: list[str] = []
+        tags: list[str] = []
+        begins, fault = 0, None
+        for number, line in chain(decode_lines(stream, path, replaced=invalid.append), [(0, "")]):
+            if not line.strip():
+                if fault:
+                    yield BadRow(fault[0], fault[1], {"words": words, "tags": tags})
+                elif words:
+                    yield Row(f"{path}:{begins}", {"words": words, "tags": tags, "lines": begins})
+                words, tags, fault = [], [], None
+                continue
+            where, reason = f"{path}:{number}", None
+            if invalid:
+                reason = str(invalid.pop()).removeprefix(f"{where}: ")
+            try:
+                found = cells(line)
+            except ValueError as error:
+                found, reason = (line, ""), reason or str(error)
+            if reason and fault is None:
+                fault = (where, reason)
+            if found is not None:
+                begins = begins if words else number
+                words.append(found[0])
+                tags.append(found[1])
+
+
+def _conll(line: str) -> tuple[str, str] | None:
+    """``word … tag``: columns are separated by tabs, or else by spaces."""
+    if line.startswith("-DOCSTART-"):
+        return None
+    columns = line.split("\t") if "\t" in line else line.split()
+    if len(columns) < 2:
+        raise ValueError(f"{line!r}: a word and a tag are needed")
+    return columns[0], columns[-1].strip()
+
+
+def _conllu(line: str) -> tuple[str, str] | None:
     """Universal Dependencies: the second column is the word, the fourth its part of speech."""
-    words: list[str] = []
-    tags: list[str] = []
-    begins, fault = 0, None
-    for number, line in [*lines, (0, "")]:
-        if line.startswith("#"):
-            continue
-        if not line.strip():
-            if fault:
-                yield BadRow(fault[0], fault[1], {"words": words, "tags": tags})
-            elif words:
-                yield Row(f"{path}:{begins}", {"words": words, "tags": tags, "lines": begins})
-            words, tags, fault = [], [], None
-            continue
-        columns = line.split("\t")
-        if not words and not fault:
-            begins = number
-        if len(columns) != 10 and fault is None:
-            fault = (f"{path}:{number}", f"{len(columns)} columns where CoNLL-U has 10")
-        elif columns[0].isdigit():  # 1-2 is a contraction, 1.1 an empty node
-            words.append(columns[1])
-            tags.append(columns[3])
+    if line.startswith("#"):
+        return None
+    columns = line.split("\t")
+    if len(columns) != 10:
+        raise ValueError(f"{len(columns)} columns where CoNLL-U has 10")
+    return (columns[1], columns[3]) if columns[0].isdigit() else None  # 1-2 is a contraction, 1.1 an empty node
 
 
 def _txt(path: str, lines: Lines) -> Iterator[Row | BadRow]:
@@ -249,10 +256,9 @@ _LINES = {
     "csv": _table(","),
     "tsv": _table("\t"),
     "pairs": _pairs,
-    "conll": _conll,
-    "conllu": _conllu,
     "txt": _txt,
 }
+_SENTENCES: dict[str, Cells] = {"conll": _conll, "conllu": _conllu}
 
 
 def _json(path: str) -> Iterator[Row | BadRow]:

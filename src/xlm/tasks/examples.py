@@ -109,10 +109,10 @@ def repair_bio(tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def spans_of(tags: Sequence[str]) -> list[tuple[int, int, str]]:
-    """``(first word, word after the last, type)`` of every span of BIO tags; plain tags are spans of one word each."""
+    """``(first word, word after the last, type)`` of every span of BIO tags; of plain tags every one but ``O``."""
     found: list[tuple[int, int, str]] = []
     if any(tag != "O" for tag in tags) and not is_bio(tags):
-        return [(place, place + 1, tag) for place, tag in enumerate(tags)]
+        return [(place, place + 1, tag) for place, tag in enumerate(tags) if tag != "O"]
     for place, tag in enumerate(repair_bio(tags)):
         if tag.startswith("B-"):
             found.append((place, place + 1, tag[2:]))

@@ -8,6 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from xlm.errors import ConfigError
 from xlm.training import finetune_alarms as alarms
 from xlm.training.files import write_text_atomic
@@ -53,6 +55,8 @@ class Watch:
         report = self._report
         report.show(report_table(data))
         for name, loaded in (("train", data.train), ("eval", data.held_out)):
+            for note in loaded.notes if loaded else ():
+                report.tell(f"{name}: {escape(note)}")
             if loaded and loaded.bad:
                 path = report.output / f"quarantine-{name}.jsonl"
                 report.tell(f"[yellow]{name}: {len(loaded.bad):,} rows cannot be used: they are in {path}")
