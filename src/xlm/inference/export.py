@@ -350,7 +350,7 @@ def _compare(
     """The least cosine of a vector and the largest relative difference; what stands on padding is left out.
 
     A vector is a token's states or scores, or a text's; where a token has one number, those of a text are its vector, and
-    where a text has one, those of all texts together: of single numbers a cosine would tell the sign alone.
+    where a text (or a choice) has one, those of all together: of single numbers a cosine would tell the sign alone.
     """
     cosine, difference = 1.0, 0.0
     single: dict[int, list[tuple[NDArray[Any], NDArray[Any]]]] = {}
@@ -359,11 +359,13 @@ def _compare(
         for number, (a, b) in enumerate(zip(mine, theirs, strict=True)):
             if a.shape != b.shape:
                 raise CheckpointError(f"the exported model gives shape {a.shape}, the model {b.shape}")
+            if not np.issubdtype(a.dtype, np.floating):  # places of the best scores, which are compared themselves
+                continue
             real = np.isfinite(b)  # QA heads put -inf where no answer may be
             if a.shape[: mask.ndim] == mask.shape:
                 real &= mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim))
             x, y = np.where(real, a, 0).astype(np.float64), np.where(real, b, 0).astype(np.float64)
-            width = a.shape[-1] if a.ndim >= mask.ndim else a[:1].size
+            width = a.shape[-1] if a.ndim >= mask.ndim else 1
             x, y = x.reshape(-1, width), y.reshape(-1, width)
             if width == 1:
                 single.setdefault(number, []).append((x, y))
