@@ -49,3 +49,32 @@ def test_pairs_are_scored(model: Path, tmp_path: Path) -> None:
 def test_one_model_is_needed(model: Path) -> None:
     found = CliRunner().invoke(app, ["evaluate", "--pairs", "de-en=x.tsv"])
     assert found.exit_code != 0 and "0 models given: one is needed" in str(found.exception or found.output)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pairs", "de-en=x.tsv", "--benchmark", "xnli"], "--benchmark does not go with --pairs"),
+        (["--pairs", "de-en=x.tsv", "--no-baselines"], "--baselines does not go with --pairs"),
+        (["--pairs", "de-en=x.tsv", "--split", "test"], "--split does not go with --pairs"),
+        (["--pairs", "de-en=x.tsv", "--report", "r"], "--report does not go with --pairs"),
+        (["--benchmark", "xnli", "--data", ".", "--beams", "4"], "--beams goes with --pairs alone"),
+        (["--benchmark", "xnli", "--data", ".", "--tokenize", "zh"], "--tokenize goes with --pairs alone"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(options: list[str], message: str) -> None:
+    found = CliRunner().invoke(app, ["evaluate", "m", *options])
+    assert found.exit_code != 0 and message in str(found.exception or found.output)
+
+
+def test_the_signatures_of_both_directions_are_told(model: Path, tmp_path: Path) -> None:
+    told = CliRunner().invoke(
+        app, ["evaluate", str(model), "--pairs", f"de-en={_pairs(tmp_path)}", "--tokenize", "char"]
+    )
+    assert told.exit_code == 0 and "tok:char" in told.output and "tok:13a" not in told.output
+
+
+def _pairs(folder: Path) -> Path:
+    path = folder / "pairs.tsv"
+    path.write_text("der hund schläft\tthe dog sleeps\n" * 2, "utf-8")
+    return path

@@ -125,6 +125,11 @@ def test_each_side_is_embedded_in_its_own_language(tmp_path: Path):
     assert engine.embedded == [("de", 5), ("en", 5), ("fr", 5), (None, 5)]
     assert engine.lang is None
     engine = Speaking()
+    for code in ("deu_Latn", "eng_Latn", "swh_Latn"):
+        write(tmp_path / "f" / f"{code}.txt", "".join(f"{code[:3]} {n}\n" for n in range(5)))
+    evaluate("m", "flores", tmp_path / "f", load=lambda name: engine)
+    assert engine.embedded == [("de", 5), ("en", 5), (None, 5)]
+    engine = Speaking()
     for side, text in (("fr", "phrase"), ("en", "sentence")):
         write(tmp_path / "b" / f"fr-en.{side}.tsv", "".join(f"{side}-{n}\t{text} {n}\n" for n in range(20)))
     write(tmp_path / "b" / "fr-en.gold.tsv", "".join(f"fr-{n}\ten-{n}\n" for n in range(20)))

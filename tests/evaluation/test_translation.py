@@ -56,6 +56,53 @@ def test_only_directions_that_the_model_knows(file: str) -> None:
         evaluate_translation(Oracle(("en", "ro")), [file])
 
 
+class Copy(Oracle):
+    """An engine that says what it is asked."""
+
+    def translate(self, texts, target, source, *, num_beams):
+        return [{"translation": text} for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("languages", "absent", "tokenizers"),
+    [
+        ("en-zho_Hans", (), ["zh", "13a"]),
+        ("ja-zh", ("MeCab",), ["zh", "char"]),
+        ("ko-de", ("mecab_ko",), ["13a", "char"]),
+        ("th-my", (), ["char", "char"]),
+    ],
+)
+def test_the_usual_tokenizer_of_each_target(tmp_path: Path, monkeypatch, languages, absent, tokenizers) -> None:
+    monkeypatch.setattr("xlm.evaluation.bleu.find_spec", lambda name: None if name in absent else name)
+    monkeypatch.setattr("xlm.evaluation.bleu._pieces", lambda name: tmp_path / "nowhere")
+    path = tmp_path / "pairs.tsv"
+    path.write_text("ein Satz 句子 一二\tone sentence 文 三四\n" * 5, "utf-8")
+    found = evaluate_translation(Copy(), [f"{languages}={path}"], draws=1)
+    for one, tokenizer in zip(found, tokenizers, strict=True):
+        for rated in (one.scores["bleu"], one.copying["bleu"]):
+            assert f"tok:{tokenizer}|" in rated.signature
+        assert (one.note is not None) == (tokenizer == "char")
+    said = evaluate_translation(Copy(), [f"{languages}={path}"], draws=1, tokenize="intl")
+    assert all("tok:intl|" in one.scores["bleu"].signature and one.note is None for one in said)
+
+
+def test_pieces_that_are_here_are_used(tmp_path: Path, monkeypatch) -> None:
+    from xlm.evaluation.bleu import usual
+
+    monkeypatch.setattr("xlm.evaluation.bleu._pieces", lambda name: Path(__file__))
+    assert usual("tha_Thai") == ("flores200", None) and usual("de") == ("13a", None)
+
+
+def test_a_tokenizer_is_refused_before_anything_is_translated(file: str, monkeypatch) -> None:
+    oracle = Oracle()
+    with pytest.raises(InputError, match="tokenize is 'words': sacrebleu has 13a, char"):
+        evaluate_translation(oracle, [file], tokenize="words")
+    monkeypatch.setattr("xlm.evaluation.bleu.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="tokenize is 'ja-mecab': it needs MeCab, ipadic: pip install 'sacrebleu"):
+        evaluate_translation(oracle, [file], tokenize="ja-mecab")
+    assert not oracle.asked
+
+
 def test_bad_pairs_are_named(tmp_path: Path, file: str) -> None:
     (tmp_path / "a").write_text("eins\nzwei\n", "utf-8")
     (tmp_path / "b").write_text("one\n", "utf-8")

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from xlm.evaluation.results import Outcome, Score
 
 
+_BENCHMARK_ONLY = ("benchmark", "data", "languages", "setting", "split", "train", "baselines", "report")
+_PAIRS_ONLY = ("beams", "tokenize")
+
+
 def evaluate(
+    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -36,6 +41,14 @@ def evaluate(
         ),
     ] = None,
     beams: Annotated[int, typer.Option("--beams", min=1, help="Of translations; 1: the best token each time.")] = 1,
+    tokenize: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenize",
+            metavar="NAME",
+            help="sacrebleu's tokenizer for BLEU. Default: by the target: zh, ja-mecab, ko-mecab, flores200, else 13a.",
+        ),
+    ] = None,
     languages: Annotated[
         str | None,
         typer.Option("--languages", "-l", metavar="en,de,…", help="Default: the benchmark's own that are there."),
@@ -73,8 +86,9 @@ def evaluate(
     if listed:
         show_benchmarks(as_json)
         return
+    _refuse(context, _BENCHMARK_ONLY if pairs else _PAIRS_ONLY, bool(pairs))
     if pairs:
-        evaluate_pairs(models or [], pairs, beams, limit, dtype, device, as_json)
+        evaluate_pairs(models or [], pairs, beams, tokenize, limit, dtype, device, as_json)
         return
     if not models or benchmark is None or data is None:
         missing = [
@@ -118,6 +132,16 @@ def evaluate(
         show(outcome)
     if written is not None:
         console.print(f"report: {written}", soft_wrap=True)
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], pairs: bool) -> None:
+    """Raise InputError for an option that was given and that the kind of evaluation has no use for."""
+    from xlm.errors import InputError
+
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise InputError(f"--{name} does not go with --pairs" if pairs else f"--{name} goes with --pairs alone")
 
 
 def show(outcome: Outcome) -> None:
@@ -165,7 +189,14 @@ def show(outcome: Outcome) -> None:
 
 
 def evaluate_pairs(
-    models: list[str], pairs: list[str], beams: int, limit: int | None, dtype: Any, device: Any, as_json: bool
+    models: list[str],
+    pairs: list[str],
+    beams: int,
+    tokenize: str | None,
+    limit: int | None,
+    dtype: Any,
+    device: Any,
+    as_json: bool,
 ) -> None:
     """Score a translation model on pairs."""
     from xlm.errors import InputError
@@ -179,6 +210,7 @@ def evaluate_pairs(
             load_engine(models[0], dtype=dtype, device=device),
             pairs,
             beams=beams,
+            tokenize=tokenize,
             limit=limit,
             progress=lambda what, done, total: status.update(f"{what}  {done:,} of {total:,}"),
         )
@@ -199,8 +231,15 @@ def evaluate_pairs(
     for cells in rows:
         table.add_row(*cells)
     stdout().print(table, width=max(stdout().width, stdout().measure(table).minimum), crop=False)
-    for name, rated in found[0].scores.items():
-        stderr().print(f"{name}: {rated.signature}", style="dim", soft_wrap=True)
+    for note in dict.fromkeys(one.note for one in found if one.note):
+        stderr().print(f"note: {note}", style="yellow", soft_wrap=True)
+    signatures: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        for name, rated in one.scores.items():
+            signatures.setdefault((name, rated.signature), []).append(f"{one.source}-{one.target}")
+    for (name, signature), ways in signatures.items():
+        every = "" if len(ways) == len(found) else f" ({', '.join(dict.fromkeys(ways))})"
+        stderr().print(f"{name}{every}: {signature}", style="dim", soft_wrap=True)
 
 
 def show_benchmarks(as_json: bool) -> None:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from xlm.data.corpora.languages import canonical
 from xlm.errors import InputError
 from xlm.evaluation.benchmarks import Benchmark
 from xlm.evaluation.reading import Corpus
@@ -51,7 +52,8 @@ def speaking(engine: Any, language: str) -> Iterator[None]:
     if not known:
         yield
         return
-    before, engine.lang = engine.lang, language if language in known else None
+    spelled = (language, canonical(language))  # deu_Latn is de
+    before, engine.lang = engine.lang, next((one for one in spelled if one in known), None)
     try:
         yield
     finally:

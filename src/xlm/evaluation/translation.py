@@ -9,6 +9,7 @@ from typing import Any
 
 from xlm.data.parallel import named, read_pairs
 from xlm.errors import DataError, InputError
+from xlm.evaluation import bleu
 from xlm.tasks.metrics.translation import Rated, rate_translations
 
 Progress = Callable[[str, int, int], None]
@@ -23,6 +24,7 @@ class Direction:
         scores: ``bleu`` and ``chrf`` of the model.
         copying: of the sources taken as their own translations, which is what no model should be below.
         translations: as the model wrote them, in the order of the file.
+        note: where BLEU's tokenizer is not the usual one of the target's language, why.
     """
 
     file: str
@@ -32,6 +34,7 @@ class Direction:
     scores: dict[str, Rated]
     copying: dict[str, Rated]
     translations: tuple[str, ...]
+    note: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON, without the translations."""
@@ -58,17 +61,21 @@ def evaluate_translation(
         files: pairs, ``de-en=test.tsv`` or files whose name begins with the languages.
         directions: to translate in; None: those of the model, or else both.
         beams: 1 is greedy.
-        tokenize: sacrebleu's tokenizer.
+        tokenize: sacrebleu's tokenizer; None: the usual one of each target language (:func:`xlm.evaluation.bleu.usual`).
         draws: bootstrap resamples behind the intervals.
         limit: first pairs of every file.
 
     Raises:
         ConfigError: a file that does not say its languages.
         DataError: it cannot be read, holds a bad row, or its sides have other numbers of lines.
-        InputError: a language or direction that the model does not know, or a text that is empty or too long.
+        InputError: a language or direction that the model does not know, a text that is empty or too long, or a tokenizer
+            that there is not.
+        MissingExtraError: sacrebleu is not installed.
     """
     if not files:
         raise InputError("files: none given: at least one with pairs is needed")
+    if tokenize is not None:
+        bleu.check(tokenize)
     known = list(directions) if directions is not None else list(engine.directions)
     found: list[Direction] = []
     for given in files:
@@ -80,6 +87,7 @@ def evaluate_translation(
             ways = ", ".join("-".join(way) for way in known)
             raise InputError(f"{given}: {a}-{b} is no direction of {ways}")
         for source, target in asked:
+            words, note = (tokenize, None) if tokenize is not None else bleu.usual(target)
             side = 0 if (source, target) == (a, b) else 1
             texts, references = [row[side] for row in rows], [row[1 - side] for row in rows]
             made: list[str] = []
@@ -92,9 +100,10 @@ def evaluate_translation(
                     source,
                     target,
                     len(rows),
-                    rate_translations(references, made, tokenize, draws),
-                    rate_translations(references, texts, tokenize, draws),
+                    rate_translations(references, made, words, draws),
+                    rate_translations(references, texts, words, draws),
                     tuple(made),
+                    note,
                 )
             )
     return found
