@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -185,3 +186,16 @@ def test_a_word_table_that_a_head_multiplies_is_in_memory_as_asked(saved) -> Non
     model = cls.from_pretrained(folder, for_inference=True, dtype="bfloat16")
     head = model.get_output_embeddings() is not None
     assert model.get_input_embeddings().weight.dtype == (torch.bfloat16 if head else torch.float32)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    blocks = [bytes(1 << 16) for _ in range(1000)]
+    blocks = blocks[-1:]  # the last one keeps the heap from shrinking by itself
+    before = resident()
+    placement.give_back()
+    assert len(blocks) == 1
+    assert before - resident() > 30e6

@@ -11,7 +11,7 @@ import torch
 from xlm.assets import BUNDLED, bundled_folder
 from xlm.backends.torch.auto import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 from xlm.backends.torch.models import MODELS
-from xlm.backends.torch.placement import make_invariant, use_gpu
+from xlm.backends.torch.placement import give_back, make_invariant, use_gpu
 from xlm.checkpoints.quantized import METHOD
 from xlm.errors import CheckpointError, ConfigError
 from xlm.families.auto import AutoConfig
@@ -97,7 +97,9 @@ def load_parts(
         raise ConfigError(f"compile=True needs packed attention: {why}")
     if batch_invariant:
         make_invariant(model)
+    give_back()  # before and after the tokenizer is read, which takes as much for a while
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    give_back()
     name = BUNDLED if path_or_name is None else str(path_or_name)
     spec = model.encoder_host.spec
     if len(tokenizer) > spec.vocab_size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -252,6 +254,13 @@ def available_memory() -> int | None:
         return None
     found = next((line for line in text.splitlines() if line.startswith("MemAvailable:")), None)
     return None if found is None else int(found.split()[1]) * 1024
+
+
+def give_back() -> None:
+    """Return what was freed while reading to the system, where the C library (glibc) would keep it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def need_memory(source: Any, dtype: torch.dtype | None, quantization: str | None, where: str) -> None:
