@@ -220,4 +220,9 @@ def test_command(data, capsys, monkeypatch, tmp_path: Path):
     assert list(record["languages"]) == ["de", "ur"] and record["average"]["scores"]["accuracy"] == 100
     assert main([*call, "--report", str(tmp_path / "r")]) == 0
     shown = capsys.readouterr()
-    assert "average" in shown.out and "PaddleNLP" in shown.err and (tmp_path / "r" / "report.html").is_file()
+    assert (
+        "average" in shown.out
+        and "zero-shot · test set" in shown.out
+        and "PaddleNLP" in shown.err
+        and (tmp_path / "r" / "report.html").is_file()
+    )

@@ -167,7 +167,7 @@ def show(outcome: Outcome) -> None:
     row += [_main(outcome.baselines.get(kind)) for kind in kinds] + [_main(outcome.per_language)] * len(own)
     rows.append(row + [_number(paper.average) for paper in papers])
 
-    title = f"{outcome.benchmark.title} · {outcome.setting}"
+    title = f"{outcome.benchmark.title} · {outcome.setting} · {outcome.split} set"
     table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left")
     for at, head in enumerate(heads):
         # Heads wrap between words; nothing is cut.
