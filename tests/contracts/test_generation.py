@@ -193,3 +193,13 @@ def test_beams_that_never_stop_early_find_what_is_no_worse() -> None:
         differ += patient.tolist() != hasty.tolist()
         assert score(patient) >= score(hasty) - 1e-5
     assert differ
+
+
+def test_an_xlm_that_is_a_decoder_writes() -> None:
+    torch.manual_seed(0)
+    size = {"vocab_size": 40, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 30}
+    model = xlm.XLMWithLMHeadModel(xlm.XLMConfig(**size, is_decoder=True)).eval()
+    ids = torch.tensor([[1, 5, 6]])
+    for beams in (1, 2):
+        made = model.generate(ids, max_new_tokens=4, num_beams=beams)
+        assert made[:, :3].equal(ids) and made.shape[1] <= 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -113,7 +114,8 @@ class Steps:
         for key, value in self.kwargs.items():
             if isinstance(value, Tensor) and value.ndim and value.shape[0] * repeat == rows:
                 self.kwargs[key] = value.repeat_interleave(repeat, 0)
-        self.cached = options.use_cache and bool(getattr(model.config, "is_decoder", False))
+        keeps = "use_cache" in inspect.signature(model.forward).parameters  # XLM's heads read the whole text each time
+        self.cached = options.use_cache and keeps and bool(getattr(model.config, "is_decoder", False))
         self.past: Any = None
 
     def scores(self, ids: Tensor) -> Tensor:
