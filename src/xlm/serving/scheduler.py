@@ -1,8 +1,9 @@
 """Who is computed next: rows of all waiting requests, packed by a budget of tokens, one forward after the other.
 
 Requests share the model by virtual time (start-time fair queueing, Goyal et al. 1996): the k-th row of a request stands
-where the request arrived plus the tokens of its rows before it, so one short text passes a request of ten thousand. There
-is no padding and no waiting for a batch to fill: whatever waits when the model is free runs, up to the budget.
+where the request arrived plus the tokens of its rows before it, so one short text passes a request of ten thousand. The time
+goes on by what is computed over the number of requests that share it, so what waits is reached however many short texts
+arrive. There is no padding and no waiting for a batch to fill: whatever waits when the model is free runs, up to the budget.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class _Job:
 
     def __init__(self, rows: Sequence[Sequence[int]], ticket: Ticket) -> None:
         self.rows, self.ticket = rows, ticket
+        self.queued = len(rows)
         self.failed = False
 
 
@@ -91,7 +93,7 @@ class Scheduler:
         self._run, self._budget, self._limit = run, tokens_a_pack, waiting_tokens
         self._heap: list[tuple[float, int, int, _Job]] = []
         self._wake = threading.Condition()
-        self._virtual, self._count, self._closing = 0.0, 0, False
+        self._virtual, self._count, self._requests, self._closing = 0.0, 0, 0, False
         self._dead: Died | None = None
         self.waiting = 0
         self.computed = 0
@@ -146,6 +148,8 @@ class Scheduler:
             if self._closing:
                 raise Overloaded("the server is shutting down", 5)
             if self.waiting and self.waiting + tokens > self._limit:
+                self._forget_abandoned()
+            if self.waiting and self.waiting + tokens > self._limit:
                 raise Overloaded(
                     f"{self.waiting:,} tokens wait for the model, {tokens:,} more would exceed the limit of {self._limit:,}",
                     self.waiting / self.rate,
@@ -156,6 +160,7 @@ class Scheduler:
                 self._count += 1
                 heapq.heappush(self._heap, (place, self._count, index, job))
             self.waiting += tokens
+            self._requests += bool(rows)
             self._wake.notify()
 
     def close(self, seconds: float = 10.0) -> None:
@@ -170,28 +175,49 @@ class Scheduler:
         with self._wake:
             while True:
                 chosen: list[tuple[int, _Job]] = []
-                tokens = 0
+                tokens, sharing = 0, self._requests
                 while self._heap:
-                    place, _, index, job = self._heap[0]
+                    _, _, index, job = self._heap[0]
                     length = len(job.rows[index])
                     if job.failed or job.ticket.over:
                         heapq.heappop(self._heap)
-                        self.waiting -= length
-                        self.dropped += length
-                        _fail(job, Abandoned("nobody waits for the answer any more"))
+                        self._drop(job, length)
                         continue
                     if chosen and tokens + length > self._budget:
                         break
                     heapq.heappop(self._heap)
-                    self.waiting -= length
-                    self._virtual = max(self._virtual, place - length)
+                    self._unqueue(job, length)
                     tokens += length
                     chosen.append((index, job))
                 if chosen:
+                    self._virtual += tokens / sharing
                     return sorted(chosen, key=lambda item: -len(item[1].rows[item[0]]))
                 if self._closing:
                     return []
                 self._wake.wait()
+
+    def _unqueue(self, job: _Job, length: int) -> None:
+        self.waiting -= length
+        job.queued -= 1
+        self._requests -= not job.queued
+
+    def _drop(self, job: _Job, length: int) -> None:
+        """A row that nobody waits for, which has left the queue."""
+        self._unqueue(job, length)
+        self.dropped += length
+        _fail(job, Abandoned("nobody waits for the answer any more"))
+
+    def _forget_abandoned(self) -> None:
+        """Take all rows out that nobody waits for, wherever they stand."""
+        kept = []
+        for entry in self._heap:
+            job = entry[3]
+            if job.failed or job.ticket.over:
+                self._drop(job, len(job.rows[entry[2]]))
+            else:
+                kept.append(entry)
+        heapq.heapify(kept)
+        self._heap = kept
 
     def _serve(self) -> None:
         chosen: list[tuple[int, _Job]] = []

@@ -1,0 +1,97 @@
+"""Who is computed next: short texts pass long requests, and no stream of short ones keeps a long one waiting for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+
+from xlm.serving.scheduler import Scheduler
+from xlm.serving.tickets import Abandoned, Overloaded, Ticket, current_ticket
+
+
+class Gate:
+    """A model that computes a pack whenever it is let, and remembers the rows' first ids."""
+
+    def __init__(self) -> None:
+        self.packs: list[list[int]] = []
+        self.started, self.let = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, rows: list[Sequence[int]]) -> torch.Tensor:
+        self.packs.append([row[0] for row in rows])
+        self.started.release()
+        self.let.acquire()
+        return torch.zeros(sum(map(len, rows)), 1)
+
+
+def ask(scheduler: Scheduler, rows: list[list[int]], ticket: Ticket | None = None) -> None:
+    """Put rows into the queue now; a thread waits for them."""
+    ticket = ticket or Ticket()
+
+    def wait() -> None:
+        current_ticket.set(ticket)
+        try:
+            list(scheduler.packs(rows))
+        except Abandoned:
+            return
+
+    threading.Thread(target=wait, daemon=True).start()
+    end = time.monotonic() + 10
+    while not ticket.tokens and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def model() -> Iterator[tuple[Gate, Scheduler]]:
+    gate = Gate()
+    scheduler = Scheduler(gate, tokens_a_pack=100, waiting_tokens=3000)
+    yield gate, scheduler
+    for _ in range(1000):
+        gate.let.release()
+    scheduler.close()
+
+
+def test_a_long_request_is_reached_however_many_short_ones_arrive(model: tuple[Gate, Scheduler]) -> None:
+    gate, scheduler = model
+    for _ in range(4):
+        ask(scheduler, [[1] * 50])
+    gate.started.acquire()  # the first pack is at work
+    ask(scheduler, [[2] * 90])
+    for _ in range(40):  # always more short ones than a pack takes
+        ask(scheduler, [[1] * 50])
+        ask(scheduler, [[1] * 50])
+        gate.let.release()
+        gate.started.acquire()
+        if any(2 in pack for pack in gate.packs):
+            break
+    assert any(2 in pack for pack in gate.packs)
+
+
+def test_a_short_text_passes_a_long_request(model: tuple[Gate, Scheduler]) -> None:
+    gate, scheduler = model
+    ask(scheduler, [[2] * 90] * 20)
+    gate.started.acquire()
+    ask(scheduler, [[1] * 50])
+    for _ in range(2):
+        gate.let.release()
+        gate.started.acquire()
+    assert any(1 in pack for pack in gate.packs[1:3])
+
+
+def test_what_nobody_waits_for_makes_room(model: tuple[Gate, Scheduler]) -> None:
+    gate, scheduler = model
+    ask(scheduler, [[1] * 50])
+    gate.started.acquire()
+    left = Ticket()
+    ask(scheduler, [[2] * 90] * 30, left)
+    with pytest.raises(Overloaded):
+        next(scheduler.packs([[3] * 500]))
+    left.cancel()
+    ask(scheduler, [[3] * 500])
+    end = time.monotonic() + 10
+    while scheduler.waiting != 500 and time.monotonic() < end:
+        time.sleep(0.001)
+    assert scheduler.waiting == 500 and scheduler.dropped == 2700
