@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import shutil
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import xlm
+from xlm.assets import bundled_folder
 from xlm.serving.settings import Settings
 
 from .conftest import running
@@ -196,6 +199,27 @@ def test_abandoned_work_is_dropped_and_the_rest_is_served(offline: Any) -> None:
         )
         dropped, computed = (float(numbers[f'xlm_{k}_tokens{{model="mini"}}']) for k in ("dropped", "computed"))
         assert dropped > 5 * computed
+        assert numbers['xlm_requests_total{method="POST",route="/embed",status="499"}'] == "5.0"
+        assert not any('status="504"' in name for name in numbers)
+
+
+def test_openai_vectors_have_unit_length_whatever_the_folder_says(tmp_path: Path) -> None:
+    folder = shutil.copytree(bundled_folder(), tmp_path / "model")
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    engine = xlm.load(folder)
+    plain = engine.embed(TEXTS)
+    assert abs(np.linalg.norm(plain, axis=1) - 1).min() > 0.01
+    with running({"mini": engine}) as address:
+        found = post(address, "/v1/embeddings", input=TEXTS, model="mini").json()["data"]
+        np.testing.assert_allclose([np.linalg.norm(one["embedding"]) for one in found], 1, rtol=1e-5)
+        found = post(address, "/embed", inputs=TEXTS, normalize=False).json()
+        np.testing.assert_allclose(found, plain, atol=1e-4)
 
 
 def test_a_short_text_passes_a_long_request() -> None:

@@ -61,6 +61,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Abandoned)
     async def _(request: Request, error: Abandoned) -> JSONResponse:
+        if request.scope["xlm.gone"].done():  # nobody reads it, but it is counted
+            return answer(request.url.path, 499, "the client has gone")
         return answer(request.url.path, 504, "the time for an answer is over")
 
     @app.exception_handler(RequestValidationError)

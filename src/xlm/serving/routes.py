@@ -83,7 +83,7 @@ async def embeddings(request: Request, body: schema.Embeddings) -> dict[str, Any
     width = served.engine.hidden_size
     if body.dimensions is not None and body.dimensions > width:
         raise Refused(400, f"dimensions is {body.dimensions}: this model has {width}", "dimensions")
-    vectors, lengths = await desk.vectors(request.scope, served, inputs)
+    vectors, lengths = await desk.vectors(request.scope, served, inputs, normalize=True)  # whatever its folder says
     if body.dimensions is not None:
         vectors = normalized(np.ascontiguousarray(vectors[:, : body.dimensions]))
     shown: Any = vectors
@@ -321,4 +321,4 @@ async def translate(request: Request, body: schema.Translate) -> list[dict[str, 
     def call() -> list[dict[str, Any]]:
         return served.engine.translate(texts, body.target, body.source, progress=still_wanted, **options)
 
-    return await desk.ask(request.scope, call)
+    return await desk.ask(request.scope, call, desk.writing)
