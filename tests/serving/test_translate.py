@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import toytasks
 import xlm
+from xlm.inference.translating import Translates
 from xlm.serving.served import still_wanted
 from xlm.serving.tickets import Abandoned, Ticket, current_ticket
 
@@ -70,3 +72,17 @@ def test_a_translation_that_nobody_waits_for_is_given_up(folder: Path) -> None:
             engine.translate(TEXTS, "en", num_beams=1, progress=still_wanted)
     finally:
         current_ticket.set(None)
+
+
+def test_translations_do_not_keep_other_tasks_waiting(address: str) -> None:
+    with Translates._writing, ThreadPoolExecutor(40) as clients:  # as if a long text were being translated
+        asked = [clients.submit(post, address, "/translate", model="mt", inputs=TEXTS, target="en") for _ in range(36)]
+        answer = post(address, "/fill-mask", model="mini", inputs="Paris is the <mask> of France.")
+        waiting = not any(one.done() for one in asked)
+        Translates._writing.release()
+        try:
+            answers = [one.result() for one in asked]
+        finally:
+            Translates._writing.acquire()
+    assert answer.status_code == 200 and waiting
+    assert {one.status_code for one in answers} == {200}

@@ -61,7 +61,7 @@ class Translates:
             max_new_tokens: of a translation; ``None``: 1.5 times its text's tokens and 10.
             truncate: cut texts that are longer than the model instead of refusing them.
             seed: of drawn tokens, with ``do_sample=True``.
-            progress: called with the number of texts done whenever some are.
+            progress: called with the number of texts done before and after some are translated; what it raises ends the call.
             options: the others of ``EncoderDecoderModel.generate``.
 
         Raises:
@@ -91,6 +91,8 @@ class Translates:
             if max_new_tokens is not None:
                 most = [max_new_tokens] * len(some)
             with self._writing, torch.inference_mode():
+                if progress is not None:
+                    progress(done)  # who asked may have gone while others' texts were translated
                 made = seq2seq.write(self.model, some, source, target, most, **options)
             for index, row in zip(members, made, strict=True):
                 found[index] = sentences.text(sentences.written(row), target)

@@ -51,6 +51,7 @@ class Desk:
         self.settings = settings
         self.on_pack: Callable[[str, int, float], None] = lambda name, tokens, seconds: None
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="xlm-request")
+        self.writing = ThreadPoolExecutor(1, thread_name_prefix="xlm-writing")  # translations, one after the other
         self.under_way = 0
         self.draining = False
 
@@ -103,15 +104,15 @@ class Desk:
                 param,
             )
 
-    async def ask(self, scope: Any, call: Callable[[], T]) -> T:
-        """Run ``call`` in a thread; give it up when the client goes or the time is over.
+    async def ask(self, scope: Any, call: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
+        """Run ``call`` in a thread, of ``pool`` if it is given; give it up when the client goes or the time is over.
 
         Raises:
             Overloaded: too many requests already.
             Abandoned: given up.
         """
         with self._ticket(scope) as ticket:
-            return await self._in_thread(scope, ticket, call)
+            return await self._in_thread(scope, ticket, call, pool)
 
     async def vectors(
         self, scope: Any, served: Served, inputs: Sequence[Any], **options: Any
@@ -137,7 +138,9 @@ class Desk:
             found = await self._wait(scope, ticket, future)
         return engine.finished(found, normalize), [len(row) for row in rows]
 
-    async def _in_thread(self, scope: Any, ticket: Ticket, call: Callable[[], T]) -> T:
+    async def _in_thread(
+        self, scope: Any, ticket: Ticket, call: Callable[[], T], pool: ThreadPoolExecutor | None = None
+    ) -> T:
         def work() -> T:
             if ticket.over:
                 raise Abandoned("nobody waits for the answer any more")
@@ -147,7 +150,7 @@ class Desk:
             finally:
                 current_ticket.set(None)
 
-        return await self._wait(scope, ticket, asyncio.get_running_loop().run_in_executor(self.pool, work))
+        return await self._wait(scope, ticket, asyncio.get_running_loop().run_in_executor(pool or self.pool, work))
 
     async def _wait(self, scope: Any, ticket: Ticket, future: asyncio.Future[T]) -> T:
         """The future's result, unless the client goes or its time is over before."""
@@ -176,7 +179,8 @@ class Desk:
         """End the threads."""
         for model in list(self.models.values()):
             model.scheduler.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.pool, self.writing):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def still_wanted(done: int = 0) -> None:
