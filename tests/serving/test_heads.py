@@ -45,8 +45,6 @@ def test_the_other_heads(address: str, engines: dict[str, Any]) -> None:
     labels = post(address, "/classify", model="classify", inputs=TEXTS).json()
     for found, wanted in zip(labels, engines["classify"].classify(TEXTS), strict=True):
         assert [one["label"] for one in found["labels"]] == [one["label"] for one in wanted["labels"]]
-    pair = post(address, "/predict", model="classify", inputs=[[TEXTS[0], TEXTS[1]]]).json()
-    assert {one["label"] for one in pair[0]} == {"no", "maybe", "yes"}
     spans = post(address, "/tag", model="tag", inputs=TEXTS).json()
     for found, wanted in zip(spans, engines["tag"].tag(TEXTS), strict=True):
         assert [(s["start"], s["end"], s["label"]) for s in found["spans"]] == [
@@ -61,6 +59,67 @@ def test_the_other_heads(address: str, engines: dict[str, Any]) -> None:
     ).json()
     wanted = engines["choose"].choose(["The tap was open."], [["Water ran.", "Light."]])[0]
     np.testing.assert_allclose(chosen["probabilities"], wanted["probabilities"], atol=1e-4)
+
+
+def test_predict_reads_and_answers_as_tei(address: str, engines: dict[str, Any]) -> None:
+    a, b, c = TEXTS
+
+    def scores(label: str, *inputs: Any, raw: bool = False) -> list[list[tuple[str, float]]]:
+        found = engines["classify"].classify(list(inputs), raw=raw)
+        return [[(one["label"], one[label]) for one in item["labels"]] for item in found]
+
+    def predict(inputs: Any, **options: Any) -> Any:
+        return post(address, "/predict", model="classify", inputs=inputs, **options).json()
+
+    def same(found: list[dict[str, Any]], wanted: list[tuple[str, float]]) -> None:
+        assert [one["label"] for one in found] == [label for label, _ in wanted]
+        np.testing.assert_allclose([one["score"] for one in found], [score for _, score in wanted], atol=1e-4)
+
+    (one,), (pair,) = scores("probability", a), scores("probability", (b, c))
+    same(predict(a), one)
+    same(predict([a]), one)
+    same(predict([b, c]), pair)
+    many = predict([[a], [b, c]])
+    same(many[0], one)
+    same(many[1], pair)
+    assert len(predict([[b, c]])) == 1 and predict([]) == []
+    same(predict([b, c], raw_scores=True), scores("logit", (b, c), raw=True)[0])
+    logits = np.array([score for _, score in scores("logit", a, raw=True)[0]])
+    np.testing.assert_allclose([p for _, p in one], np.exp(logits) / np.exp(logits).sum(), rtol=1e-4)
+    for wrong in ([a, b, c], [[a, b, c]], [[]], [a, [b]], [["a", 1]]):
+        answer = post(address, "/predict", model="classify", inputs=wrong)
+        assert answer.status_code == 422 and answer.json()["param"] == "inputs", wrong
+    # A model of one label predicts a value: it is shown as it is.
+    (value,) = engines["rerank"].classify([a])
+    (shown,) = post(address, "/predict", model="rerank", inputs=a).json()
+    assert shown["label"] == "LABEL_0" and abs(shown["score"] - value["value"]) < 1e-4
+
+
+def test_raw_scores_of_rerank_are_logits(address: str) -> None:
+    body = {"model": "rerank", "query": "Where?", "texts": TEXTS}
+    scores = {one["index"]: one["score"] for one in post(address, "/rerank", **body).json()}
+    raw = {one["index"]: one["score"] for one in post(address, "/rerank", **body, raw_scores=True).json()}
+    assert list(raw) == list(scores)
+    np.testing.assert_allclose(
+        [scores[n] for n in range(3)], [1 / (1 + np.exp(-raw[n])) for n in range(3)], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_what_is_too_long_is_refused_or_its_cut_told(address: str) -> None:
+    long = "word " * 200
+    for route, body, cut in (
+        ("/rerank", {"model": "rerank", "query": "Where?", "texts": [TEXTS[0], long]}, "1"),
+        ("/v2/rerank", {"model": "rerank", "query": "Where?", "documents": [long, TEXTS[0]]}, "0"),
+        ("/classify", {"model": "classify", "inputs": [TEXTS[0], [TEXTS[0], long]]}, "1"),
+        ("/predict", {"model": "classify", "inputs": long}, "0"),
+        ("/predict", {"model": "classify", "inputs": [[TEXTS[0]], [long], [TEXTS[1], long]]}, "1,2"),
+    ):
+        refused = post(address, route, **body)
+        assert refused.status_code == 422 and "limit is 128" in refused.json()["error"], route
+        found = post(address, route, **body, truncate=True)
+        assert found.status_code == 200 and found.headers["X-Truncated-Inputs"] == cut, route
+    fits = post(address, "/rerank", model="rerank", query="Where?", texts=TEXTS, truncate=True)
+    assert "X-Truncated-Inputs" not in fits.headers
 
 
 @pytest.mark.slow

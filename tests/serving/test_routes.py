@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,33 @@ def test_a_cut_is_reported(address: str) -> None:
     assert post(address, "/embed", inputs=[TEXTS[0], long]).status_code == 422
     found = post(address, "/embed", inputs=[TEXTS[0], long], truncate=True)
     assert found.status_code == 200 and found.headers["X-Truncated-Inputs"] == "1"
+    for route, inputs, cut in (
+        ("/embed_all", [long, TEXTS[0], long], "0,2"),
+        ("/similarity", {"source_sentence": TEXTS[0], "sentences": [TEXTS[1], long]}, "2"),
+        ("/fill-mask", ["a <mask>", "a <mask> " + long], "1"),
+    ):
+        assert post(address, route, inputs=inputs).status_code == 422, route
+        found = post(address, route, inputs=inputs, truncate=True)
+        assert found.status_code == 200 and found.headers["X-Truncated-Inputs"] == cut, route
+
+
+def test_a_prompt_counts_among_what_is_cut(offline: Any) -> None:
+    engine = xlm.load()
+    engine.embedding = replace(engine.embedding, prompts={"query": "some words before " * 3})
+    text = "word " * (engine.max_tokens - offline.count_tokens([""])[0])
+    while offline.count_tokens([text])[0] > engine.max_tokens:
+        text = text[:-5]
+    with running({"mini": engine}) as address:
+        for route in ("/embed", "/embed_all"):
+            plain = post(address, route, inputs=text, truncate=True)
+            assert plain.status_code == 200 and "X-Truncated-Inputs" not in plain.headers
+            found = post(address, route, inputs=text, truncate=True, prompt_name="query")
+            assert found.headers["X-Truncated-Inputs"] == "0"
+
+
+def test_embed_all_takes_what_it_reads(address: str) -> None:
+    body = httpx.get(address + "/openapi.json").json()["components"]["schemas"]["EmbedAll"]
+    assert set(body["properties"]) == {"inputs", "model", "truncate", "prompt_name"}
 
 
 def test_wrong_kind_is_named(address: str) -> None:

@@ -38,6 +38,16 @@ def test_translations_are_the_engines(address: str, folder: Path) -> None:
     assert single == want[:1]
 
 
+def test_a_cut_is_told(address: str, folder: Path) -> None:
+    long = "the film was good . " * xlm.load(folder).max_tokens
+    body = {"inputs": [TEXTS[0], long], "target": "en", "num_beams": 1, "max_new_tokens": 4}
+    assert post(address, "/translate", **body).status_code == 422
+    found = post(address, "/translate", **body, truncate=True)
+    assert found.status_code == 200 and found.headers["X-Truncated-Inputs"] == "1"
+    fits = post(address, "/translate", **body | {"inputs": TEXTS}, truncate=True)
+    assert fits.status_code == 200 and "X-Truncated-Inputs" not in fits.headers
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -45,14 +45,20 @@ class Answers:
     _packs: Packs
 
     def classify(
-        self, texts: Sequence[str | tuple[str, str]], top_k: int | None = None, *, truncate: bool = False
+        self,
+        texts: Sequence[str | tuple[str, str]],
+        top_k: int | None = None,
+        *,
+        truncate: bool = False,
+        raw: bool = False,
     ) -> list[dict[str, Any]]:
         """The classes of texts, or of pairs of texts.
 
         Returns:
             One ``{"text", "labels": [{"label", "probability"}, ...]}`` an input, best first (the ``top_k`` best); ``text``
             is the input, a list of two for a pair. Probabilities add up to one unless the model gives any number of
-            labels. A model that predicts values returns ``{"text", "value"}``.
+            labels; with ``raw`` each label has its ``logit`` instead. A model that predicts values returns
+            ``{"text", "value"}``.
 
         Raises:
             InputError: no text or pair, one longer than the model unless ``truncate``, or a model without such a head.
@@ -65,7 +71,8 @@ class Answers:
         features = task.features(examples, self.tokenizer, self.max_tokens)
         self._check_lengths(features, "texts", truncate)
         found = []
-        for example, answer in zip(examples, task.answers(examples, features, self._scores(features)), strict=True):
+        answers = task.answers(examples, features, self._scores(features), raw)
+        for example, answer in zip(examples, answers, strict=True):
             shown: Any = example.text if example.pair is None else [example.text, example.pair]
             found.append({"text": shown} | ({"labels": answer[:top_k]} if task.labels else {"value": answer}))
         return found
@@ -192,9 +199,15 @@ class Answers:
         return [{"prompt": example.prompt, **answer} for example, answer in zip(examples, answers, strict=True)]
 
     def rerank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None, *, truncate: bool = False
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        *,
+        truncate: bool = False,
+        raw: bool = False,
     ) -> list[dict[str, Any]]:
-        """Documents by how well they fit a query, best first: ``{"index", "score"}``, scores from 0 to 1.
+        """Documents by how well they fit a query, best first: ``{"index", "score"}``, scores from 0 to 1, ``raw``: logits.
 
         Raises:
             InputError: a text that is empty or longer than the model, ``top_k`` below 1, or a model that does not score
@@ -214,7 +227,7 @@ class Answers:
         task = Rerank()
         features = task.features(examples, self.tokenizer, self.max_tokens)
         self._check_lengths(features, "documents", truncate)
-        scores = [score for (score,) in task.answers(examples, features, self._scores(features))]
+        scores = [score for (score,) in task.answers(examples, features, self._scores(features), raw)]
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
         return [{"index": index, "score": scores[index]} for index in order[:top_k]]
 

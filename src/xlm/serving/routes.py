@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,12 +44,29 @@ def _serve(request: Request, name: str | None, texts: Sequence[Any], param: str,
     return desk, served
 
 
-async def _truncated(request: Request, desk: Desk, served: Served, texts: list[str], lengths: list[int]) -> list[int]:
+async def _answered(
+    request: Request, desk: Desk, truncate: bool, call: Callable[[], list[Any]], cut: Callable[[], list[int]]
+) -> tuple[list[Any], dict[str, str]]:
+    """What ``call`` answers, and the headers that name which inputs were cut, as ``cut`` finds them."""
+    found, indices = await desk.ask(request.scope, lambda: (call(), cut() if truncate else []))
+    return found, _cut_header(indices)
+
+
+def _cut_header(indices: list[int]) -> dict[str, str]:
+    """A cut is never silent."""
+    return {"X-Truncated-Inputs": ",".join(map(str, indices[:100]))} if indices else {}
+
+
+async def _truncated(
+    request: Request, desk: Desk, served: Served, texts: list[str], lengths: list[int], prompt: str | None = None
+) -> list[int]:
     """Which texts were cut; only those that fill the model can have been."""
     full = [index for index, length in enumerate(lengths) if length >= served.engine.max_tokens]
     if not full:
         return []
-    cut = await desk.ask(request.scope, lambda: served.engine.truncated([texts[index] for index in full]))
+    cut = await desk.ask(
+        request.scope, lambda: served.engine.truncated([texts[index] for index in full], prompt=prompt)
+    )
     return [full[index] for index in cut]
 
 
@@ -109,13 +126,12 @@ async def embed(request: Request, body: schema.Embed) -> Response:
         request.scope, served, texts,
         pooling=body.pooling, normalize=body.normalize, prompt=body.prompt_name, truncate=body.truncate,
     )  # fmt: skip
-    cut = await _truncated(request, desk, served, texts, lengths) if body.truncate else []
-    # A cut is never silent.
-    return Json(vectors, headers={"X-Truncated-Inputs": ",".join(map(str, cut[:100]))} if cut else None)
+    cut = await _truncated(request, desk, served, texts, lengths, body.prompt_name) if body.truncate else []
+    return Json(vectors, headers=_cut_header(cut))
 
 
-@router.post("/embed_all", tags=["vectors"])
-async def embed_all(request: Request, body: schema.Embed) -> list[dict[str, Any]]:
+@router.post("/embed_all", tags=["vectors"], response_model=list[dict[str, Any]])
+async def embed_all(request: Request, body: schema.EmbedAll) -> Response:
     """Dense, sparse and multi-vector outputs of one forward, for checkpoints that have those heads."""
     texts = _listed(body.inputs)
     desk, served = _serve(request, body.model, texts, "inputs", "embed")
@@ -123,21 +139,25 @@ async def embed_all(request: Request, body: schema.Embed) -> list[dict[str, Any]
         longest = served.engine.max_tokens
         tokens = sum(min(len(text) + 3, longest) for text in texts)  # hardly ever more than characters
         desk.check_answer(tokens * len(multi.bias) * _BYTES_A_NUMBER, "inputs")
-    options = {"prompt": body.prompt_name, "truncate": body.truncate}
-    found = await desk.ask(request.scope, lambda: served.engine.embed_all(texts, **options))
+    found, headers = await _answered(
+        request, desk, body.truncate,
+        lambda: served.engine.embed_all(texts, prompt=body.prompt_name, truncate=body.truncate),
+        lambda: served.engine.truncated(texts, prompt=body.prompt_name),
+    )  # fmt: skip
     for item in found:
         if "sparse" in item:
             item["sparse"] = {str(token): weight for token, weight in item["sparse"].items()}
-    return found
+    return Json(found, headers=headers)
 
 
-@router.post("/similarity", tags=["vectors"])
-async def similarity(request: Request, body: schema.Similarity) -> list[float]:
-    """Cosines of one sentence with many."""
+@router.post("/similarity", tags=["vectors"], response_model=list[float])
+async def similarity(request: Request, body: schema.Similarity) -> Response:
+    """Cosines of one sentence with many. Among what was cut, 0 is that sentence, 1 the first of the many."""
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
     desk, served = _serve(request, body.model, texts, "inputs", "embed")
-    vectors, _ = await desk.vectors(request.scope, served, texts, normalize=True, truncate=body.truncate)
-    return (vectors[1:] @ vectors[0]).tolist()
+    vectors, lengths = await desk.vectors(request.scope, served, texts, normalize=True, truncate=body.truncate)
+    cut = await _truncated(request, desk, served, texts, lengths) if body.truncate else []
+    return Json((vectors[1:] @ vectors[0]).tolist(), headers=_cut_header(cut))
 
 
 @router.post("/tokenize", tags=["vectors"])
@@ -199,31 +219,51 @@ async def info(request: Request, model: str | None = None) -> dict[str, Any]:
     }
 
 
-@router.post("/predict", tags=["tasks"])
-async def predict(request: Request, body: schema.Predict) -> list[Any]:
-    """Labels as TEI answers them: ``[{"label", "score"}]``, a list of these for many inputs."""
-    single, found = await _classify(request, body)
-    answers = [[{"label": label["label"], "score": label["probability"]} for label in one["labels"]] for one in found]
-    return answers[0] if single else answers
+@router.post("/predict", tags=["tasks"], response_model=list[schema.Label] | list[list[schema.Label]])
+async def predict(request: Request, body: schema.Predict) -> Response:
+    """Labels as TEI answers them: a list of label and score for one input, a list of such lists for many. Values of a
+    model that predicts values are scores as they are."""
+    many = isinstance(body.inputs, list) and not (body.inputs and isinstance(body.inputs[0], str))
+    inputs: list[Any] = body.inputs if many else [body.inputs]  # type: ignore[assignment]
+    _desk(request).count(inputs, "inputs")
+    sides = [[item] if isinstance(item, str) else item for item in inputs]
+    pairs = [tuple(item) if len(item) == 2 else item[0] for item in sides]
+    served, found, headers = await _classified(request, body, pairs, raw=body.raw_scores)
+    kind = "logit" if body.raw_scores else "probability"
+    names = served.engine.model.config.id2label
+    answers = []
+    for one in found:
+        values = one["value"] if isinstance(one.get("value"), list) else [one.get("value")]
+        valued = [{"label": names[index], "score": value} for index, value in enumerate(values)]
+        scored = [{"label": label["label"], "score": label[kind]} for label in one.get("labels", ())]
+        answers.append(valued if "value" in one else scored)
+    return Json(answers if many else answers[0], headers=headers)
 
 
-@router.post("/classify", tags=["tasks"])
-async def classify(request: Request, body: schema.Predict) -> list[dict[str, Any]]:
+@router.post("/classify", tags=["tasks"], response_model=list[dict[str, Any]])
+async def classify(request: Request, body: schema.Classify) -> Response:
     """Labels with probabilities, best first."""
-    return (await _classify(request, body))[1]
-
-
-async def _classify(request: Request, body: schema.Predict) -> tuple[bool, list[dict[str, Any]]]:
-    single = isinstance(body.inputs, str)
     inputs: list[Any] = [body.inputs] if isinstance(body.inputs, str) else list(body.inputs)
     _desk(request).count(inputs, "inputs")
-    flat = [text for item in inputs for text in ([item] if isinstance(item, str) else item)]
     pairs: list[Any] = [item if isinstance(item, str) else tuple(item) for item in inputs]
     for index, item in enumerate(pairs):
         if isinstance(item, tuple) and len(item) != 2:
             raise Refused(422, f"inputs[{index}] has {len(item)} texts: a text or a pair is needed", "inputs")
+    _, found, headers = await _classified(request, body, pairs)
+    return Json(found, headers=headers)
+
+
+async def _classified(
+    request: Request, body: schema.Predict | schema.Classify, pairs: list[Any], raw: bool = False
+) -> tuple[Served, list[dict[str, Any]], dict[str, str]]:
+    flat = [text for item in pairs for text in ([item] if isinstance(item, str) else item)]
     desk, served = _serve(request, body.model, flat, "inputs", "classify")
-    return single, await desk.ask(request.scope, lambda: served.engine.classify(pairs, truncate=body.truncate))
+    found, headers = await _answered(
+        request, desk, body.truncate,
+        lambda: served.engine.classify(pairs, truncate=body.truncate, raw=raw),
+        lambda: served.engine.truncated(pairs),
+    )  # fmt: skip
+    return served, found, headers
 
 
 # -- Reranking --------------------------------------------------------------------------------------------------------
@@ -248,38 +288,49 @@ async def rerank(request: Request, body: schema.Rerank) -> Any:
     if not texts:
         raise Refused(422, f"{param} is empty: at least one is needed", param)
     desk, served = _serve(request, body.model, [body.query, *texts], param, "rerank")
-    found = await desk.ask(request.scope, lambda: served.engine.rerank(body.query, texts, truncate=body.truncate))
+    found, headers = await _answered(
+        request, desk, body.truncate,
+        lambda: served.engine.rerank(body.query, texts, truncate=body.truncate, raw=body.raw_scores),
+        lambda: served.engine.truncated([(body.query, text) for text in texts]),
+    )  # fmt: skip
     found = found[: body.top_n]
     if body.documents is None:
-        return [
+        scored = [
             {"index": one["index"], "score": one["score"]} | ({"text": texts[one["index"]]} if body.return_text else {})
             for one in found
         ]
+        return Json(scored, headers=headers)
     results = [
         {"index": one["index"], "relevance_score": one["score"]}
         | ({"document": {"text": texts[one["index"]]}} if body.return_documents else {})
         for one in found
     ]
-    return {
+    answered = {
         "id": request.scope["xlm.id"],
         "model": served.name,
         "results": results,
         "meta": {"api_version": {"version": "2"}},
     }
+    return Json(answered, headers=headers)
 
 
 # -- Tasks ------------------------------------------------------------------------------------------------------------
 
 
-@router.post("/fill-mask", tags=["tasks"])
-async def fill_mask(request: Request, body: schema.FillMask) -> list[dict[str, Any]]:
+@router.post("/fill-mask", tags=["tasks"], response_model=list[dict[str, Any]])
+async def fill_mask(request: Request, body: schema.FillMask) -> Response:
     """The most probable tokens for every mask."""
     texts = _listed(body.inputs)
     desk, served = _serve(request, body.model, texts, "inputs", "fill-mask")
     mask = served.engine.tokenizer.mask_token
     filled = sum(text.count(mask) * (_BYTES_A_TOKEN + len(text)) for text in texts)  # each answer has the text filled
     desk.check_answer(filled * body.top_k, "inputs")
-    return await desk.ask(request.scope, lambda: served.engine.fill_mask(texts, body.top_k, truncate=body.truncate))
+    found, headers = await _answered(
+        request, desk, body.truncate,
+        lambda: served.engine.fill_mask(texts, body.top_k, truncate=body.truncate),
+        lambda: served.engine.truncated(texts),
+    )  # fmt: skip
+    return Json(found, headers=headers)
 
 
 @router.post("/tag", tags=["tasks"])
@@ -311,14 +362,23 @@ async def choose(request: Request, body: schema.Choose) -> dict[str, Any]:
     return found[0]
 
 
-@router.post("/translate", tags=["tasks"])
-async def translate(request: Request, body: schema.Translate) -> list[dict[str, Any]]:
+@router.post("/translate", tags=["tasks"], response_model=list[dict[str, Any]])
+async def translate(request: Request, body: schema.Translate) -> Response:
     """Texts in another language."""
     texts = _listed(body.inputs)
     desk, served = _serve(request, body.model, texts, "inputs", "translate")
     options = body.model_dump(include={"num_beams", "length_penalty", "max_new_tokens", "truncate"})
 
-    def call() -> list[dict[str, Any]]:
-        return served.engine.translate(texts, body.target, body.source, progress=still_wanted, **options)
+    def call() -> tuple[list[dict[str, Any]], list[int]]:
+        from xlm.tasks.translate import Sentences
 
-    return await desk.ask(request.scope, call, desk.writing)
+        engine = served.engine
+        found = engine.translate(texts, body.target, body.source, progress=still_wanted, **options)
+        if not body.truncate or not found:
+            return found, []
+        sentences = Sentences(engine.tokenizer, engine.model.config, engine.max_tokens)
+        rows = sentences.encode(texts, found[0]["source"])
+        return found, [index for index, ids in enumerate(rows) if not sentences.fits(ids)]
+
+    found, cut = await desk.ask(request.scope, call, desk.writing)
+    return Json(found, headers=_cut_header(cut))

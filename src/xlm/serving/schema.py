@@ -12,6 +12,7 @@ Text = StrictStr
 TextList = Annotated[list[Text], Field(fail_fast=True)]
 Ids = Annotated[list[StrictInt], Field(fail_fast=True)]
 Texts = Text | TextList
+Sides = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=2)]
 
 
 class Body(BaseModel):
@@ -43,8 +44,33 @@ class Embed(Body):
     prompt_name: Name | None = None
 
 
+class EmbedAll(Body):
+    """POST /embed_all: texts to all vectors that the checkpoint has; how they are pooled is the checkpoint's to say."""
+
+    inputs: Texts
+    model: Name | None = None
+    truncate: bool = False
+    prompt_name: Name | None = None
+
+
 class Predict(Body):
-    """POST /predict and /classify: a text, a pair, or many of either."""
+    """POST /predict, as TEI reads it: a text, a list of one or two texts (a pair), or a list of such lists (many inputs)."""
+
+    inputs: Text | Sides | Annotated[list[Sides], Field(fail_fast=True)]
+    model: Name | None = None
+    truncate: bool = False
+    raw_scores: bool = False
+
+
+class Label(BaseModel):
+    """A label of POST /predict, and its probability; with ``raw_scores`` its logit."""
+
+    label: str
+    score: float
+
+
+class Classify(Body):
+    """POST /classify: a text, or a list of texts and pairs."""
 
     inputs: Text | Annotated[list[Text | TextList], Field(fail_fast=True)]
     model: Name | None = None
@@ -85,7 +111,7 @@ class Rerank(Body):
     return_documents: bool = False
     return_text: bool = False
     raw_scores: bool = False
-    truncate: bool = True
+    truncate: bool = False
 
 
 class FillMask(Body):

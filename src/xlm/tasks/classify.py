@@ -107,17 +107,20 @@ class Classify(Task):
             return self.labels.index(wanted[0])
         return np.isin(self.labels, wanted).astype(np.float32)
 
-    def answers(self, examples: Sequence[TextExample], features: Features, scores: Sequence[Scores]) -> list[Any]:
-        """``[{"label", "probability"}, ...]``, best first; for a regression the value."""
+    def answers(
+        self, examples: Sequence[TextExample], features: Features, scores: Sequence[Scores], raw: bool = False
+    ) -> list[Any]:
+        """``[{"label", "probability"}, ...]``, best first, ``raw``: with ``logit``; for a regression the value."""
         need_finite(scores)
         if self.problem == "regression":
             return [float(score[0]) if len(score) == 1 else [float(value) for value in score] for score in scores]
         squash = softmax if self.problem == "single" else sigmoid
         found = []
         for score in scores:
-            probabilities = squash(score)
-            order = np.argsort(-probabilities, kind="stable")
-            found.append([{"label": self.labels[i], "probability": float(probabilities[i])} for i in order.tolist()])
+            shown = score if raw else squash(score)
+            name = "logit" if raw else "probability"
+            order = np.argsort(-shown, kind="stable")
+            found.append([{"label": self.labels[i], name: float(shown[i])} for i in order.tolist()])
         return found
 
     def evaluate(self, examples: Sequence[TextExample], answers: Sequence[Any]) -> dict[str, float]:

@@ -40,12 +40,14 @@ class Rerank(Task):
             found.cut |= {number} if any(cuts) else set()
         return found
 
-    def answers(self, examples: Sequence[PairExample], features: Features, scores: Sequence[Scores]) -> list[Any]:
-        """For every example the relevance from 0 to 1 of its document and of its negatives."""
+    def answers(
+        self, examples: Sequence[PairExample], features: Features, scores: Sequence[Scores], raw: bool = False
+    ) -> list[Any]:
+        """For every example the relevance from 0 to 1 of its document and of its negatives; ``raw``: their logits."""
         need_finite(scores)
         found: list[list[float]] = [[] for _ in examples]
         for item, score in zip(features.items, scores, strict=True):
-            found[item.example].append(float(relevance(score)))
+            found[item.example].append(float(logit(score) if raw else relevance(score)))
         return found
 
     def evaluate(self, examples: Sequence[PairExample], answers: Sequence[Any]) -> dict[str, float]:
@@ -69,6 +71,9 @@ class Rerank(Task):
 
 def relevance(score: Scores) -> Any:
     """A score from 0 to 1: of one logit its sigmoid, of two the probability of the second class."""
-    if len(score) == 1:
-        return sigmoid(score)[0]
-    return sigmoid(score[-1] - score[0])
+    return sigmoid(logit(score))
+
+
+def logit(score: Scores) -> Any:
+    """The relevance before it is squashed: one logit itself, of two the second's lead."""
+    return score[0] if len(score) == 1 else score[-1] - score[0]
