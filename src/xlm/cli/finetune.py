@@ -84,11 +84,12 @@ def finetune(
         raise MissingExtraError("xlm finetune", error.name or "torch", "torch,train") from error
     run: Any = translate.run if translates else finetune.run
     outcome = run(made, resume=resume, quiet=quiet, check=check)
-    if json and os.environ.get("RANK", "0") == "0":
+    first = os.environ.get("RANK", "0") == "0"
+    if json and first:
         from xlm.cli.common import print_json
 
         print_json(outcome.record())
-    if not outcome.finished:
+    if first and not outcome.finished:  # torchrun ends the others as soon as one ends so: the first is the last
         raise typer.Exit(finetune.EXIT_STOPPED)
 
 

@@ -55,11 +55,12 @@ def pretrain(
     except ModuleNotFoundError as error:
         raise MissingExtraError("xlm pretrain", error.name or "torch", "torch,train") from error
     outcome = run(loaded, resume=resume, quiet=quiet)
-    if json and os.environ.get("RANK", "0") == "0":
+    first = os.environ.get("RANK", "0") == "0"
+    if json and first:
         from xlm.cli.common import print_json
 
         print_json(outcome.record())
-    if not outcome.finished:
+    if first and not outcome.finished:  # torchrun ends the others as soon as one ends so: the first is the last
         raise typer.Exit(EXIT_STOPPED)
 
 

@@ -211,6 +211,7 @@ class Loop:
             self.report.tell(f"stopped at step {step} ({self.stop}); run again to go on")
         self.report.plot()
         folder = self._finish() if finished else None
+        self.group.wait()  # the first process has drawn its curves
         scores = dict(self.scores.best()[1]) if self.scores else {}
         return Outcome(
             folder=folder,

@@ -211,6 +211,7 @@ class _Run:
         folder = self._finish() if finished else None
         self.report.plot()
         self.report.table(scores, retrieval)
+        self.group.wait()  # the first process has drawn its curves
         progress = self.progress
         step = progress.cursor.step
         return Outcome(
