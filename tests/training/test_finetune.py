@@ -30,8 +30,9 @@ from xlm.training.finetune import finetune
 from xlm.training.finetune import run as finetune_run
 from xlm.training.finetune_best import best_folder, keep_best, score_names
 from xlm.training.finetune_loss import Head
-from xlm.training.finetune_recipe import changed, load_finetune, make_recipe, model_path
+from xlm.training.finetune_recipe import load_finetune, make_recipe, model_path
 from xlm.training.finetune_steps import Plan, by_tokens, packed
+from xlm.training.recipe import changed_values
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FAST: dict[str, Any] = {"learning_rate": 5e-3, "batch": 16, "precision": "fp32", "quiet": True, "log": 2, "threads": 1}
@@ -339,7 +340,7 @@ def test_a_recipe_may_move_with_its_model(tmp_path: Path, monkeypatch: pytest.Mo
     before = make_recipe(load_finetune(tmp_path / "a" / "recipe.yaml"))
     (tmp_path / "a").rename(tmp_path / "b")
     after = make_recipe(load_finetune(tmp_path / "b" / "recipe.yaml"))
-    assert changed(json.loads(json.dumps(dataclasses.asdict(before))), after) == []
+    assert changed_values(json.loads(json.dumps(dataclasses.asdict(before))), after) == []
     found = str(tmp_path / "b" / "models" / "xlm")
     assert model_path(after.base, "models/xlm") == found and model_path(after.base, "./models/xlm") == found
     assert model_path(after.base, "FacebookAI/xlm-roberta-base") == "FacebookAI/xlm-roberta-base"

@@ -232,6 +232,17 @@ def test_languages_have_the_ids_of_the_config(toy: Toy, tmp_path: Path) -> None:
         run(toy(**options, model__config=size | {"lang2id": ids}), output=tmp_path / "no")
 
 
+def test_a_model_without_language_embeddings_goes_on_in_any_language(toy: Toy, tmp_path: Path) -> None:
+    size = {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64, "use_lang_emb": False}
+    options = {"model__family": "xlm", "objectives": {"mlm": {}}}
+    ids = {"lang2id": {"en": 0, "sw": 1, "fr": 2}}
+    first = run(toy(**options, model__config=size | ids), "schedule.steps=1", output=tmp_path / "first")
+    config = json.loads((first.model / "config.json").read_text("utf-8"))
+    (first.model / "config.json").write_text(json.dumps(config | {"lang2id": {"fr": 0, "de": 1}}), "utf-8")
+    path = toy(**options, model__path=str(first.model), model__config={})
+    assert run(path, "schedule.steps=1", output=tmp_path / "second").finished
+
+
 def test_held_out_scores_of_a_causal_model_are_those_of_next_tokens(toy: Toy, tmp_path: Path) -> None:
     config = {"emb_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64}
     path = toy(objectives={"clm": {}}, model__family="xlm", model__config=config, optimizer__learning_rate=1e-2)

@@ -121,10 +121,9 @@ def language_ids(recipe: Recipe, names: Sequence[str]) -> dict[str, int]:
     """
     where, known = "model.config.lang2id", recipe.model.config.get("lang2id")
     if recipe.model.path:
-        where, known = (
-            "model.path: lang2id",
-            getattr(AutoConfig.from_pretrained(recipe.path(recipe.model.path)), "lang2id", None),
-        )
+        config: Any = AutoConfig.from_pretrained(recipe.path(recipe.model.path))
+        told_apart = family_of(config).spec(config).num_languages  # a model without language embeddings reads any
+        where, known = "model.path: lang2id", config.lang2id if told_apart else None
     if not known:
         return {name: i for i, name in enumerate(names)}
     if missing := [name for name in names if name not in known]:

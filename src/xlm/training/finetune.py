@@ -21,7 +21,7 @@ from xlm.training.finetune_best import check_metric, finish, score_names
 from xlm.training.finetune_data import prepare
 from xlm.training.finetune_loop import Outcome, Work, conduct
 from xlm.training.finetune_model import folder_of
-from xlm.training.finetune_recipe import FineTune, changed, make_recipe
+from xlm.training.finetune_recipe import FineTune, make_recipe
 from xlm.training.finetune_trainer import FineTuner
 from xlm.training.finetune_watch import Watch
 from xlm.training.pretrain import EXIT_STOPPED
@@ -76,7 +76,7 @@ def finetune(
 
 def run(recipe: FineTune, *, resume: bool | None = None, quiet: bool = False, check: bool = False) -> Outcome:
     """Run a recipe; with ``check`` only read and report on its data."""
-    return conduct(recipe, _Tuning, changed, resume=resume, quiet=quiet, check=check)
+    return conduct(recipe, _Tuning, resume=resume, quiet=quiet, check=check)
 
 
 class _Tuning(Work):

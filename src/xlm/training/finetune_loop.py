@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from xlm.training.finetune_best import Scores, best_folder, keep_best
 from xlm.training.finetune_model import kept
 from xlm.training.outcome import Ended, stopped
 from xlm.training.pretrain import set_aside
+from xlm.training.recipe import changed_values
 from xlm.training.report import Reporter
 from xlm.training.runtime import Processes, Signals, processes
 from xlm.training.state import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
@@ -107,7 +108,7 @@ def opened(recipe: Any, resume: bool | None, quiet: bool) -> Iterator[tuple[Proc
             report.close()
 
 
-def check_recipe(recipe: Any, checkpoint: Path | None, changed: Callable[[Mapping[str, Any], Any], list[str]]) -> None:
+def check_recipe(recipe: Any, checkpoint: Path | None) -> None:
     """A run goes on under its own recipe only. Raises ConfigError naming what was changed."""
     if checkpoint is None:
         return
@@ -116,7 +117,7 @@ def check_recipe(recipe: Any, checkpoint: Path | None, changed: Callable[[Mappin
         before = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: the run's recipe cannot be read: {error}") from error
-    if changes := changed(before, recipe):
+    if changes := changed_values(before, recipe):
         raise ConfigError(
             f"{checkpoint} belongs to another recipe ({'; '.join(changes)}): restore the recipe, choose another "
             "output folder, or begin anew with --fresh"
@@ -126,7 +127,6 @@ def check_recipe(recipe: Any, checkpoint: Path | None, changed: Callable[[Mappin
 def conduct(
     recipe: Any,
     work: Callable[[Any, Reporter, Processes, bool], Work],
-    changed: Callable[[Mapping[str, Any], Any], list[str]],
     *,
     resume: bool | None,
     quiet: bool,
@@ -136,12 +136,11 @@ def conduct(
 
     Args:
         work: makes what the loop drives of recipe, reporter, processes and ``check``.
-        changed: what of an earlier recipe, as it was saved, differs from this one and decides the weights.
     """
     with opened(recipe, resume, quiet) as (group, report, checkpoint):
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        check_recipe(recipe, checkpoint, changed)
+        check_recipe(recipe, checkpoint)
         made = work(recipe, report, group, check)
         if check:
             ended = "its data were only checked"
@@ -172,7 +171,7 @@ class Loop:
         if self.scores and not best_folder(self.output, self.scores.best()[0]).is_dir():
             there = [one for one in scored if best_folder(self.output, one[0]).is_dir()]
             self.scores = Scores(work.metric, there)
-        self._scored_at = before[-1]["step"] if before else 0
+        self._scored_at: int = group.share(before[-1]["step"] if before else 0)
         self._saved_best = self.scores.best()[0] if self.scores else None
         if checkpoint:
             self.progress = load_checkpoint(checkpoint, kept(work.model), work.optimizer)

@@ -7,18 +7,16 @@ xlm finetune recipe.yaml        # input paths are relative to the recipe's folde
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from xlm.data.examples import COLUMNS, Bio
 from xlm.data.tables import HUB, SIDES
 from xlm.errors import ConfigError
 from xlm.tasks.classify import Problem
-from xlm.training.recipe import Optimizer, Schedule
+from xlm.training.recipe import RUN_FIELDS, Optimizer, Schedule
 from xlm.training.schema import bounded, build
 
 TaskName = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "fill", "generate"]
@@ -88,6 +86,8 @@ class Contrast:
 class FineTune:
     """Everything a fine-tuning needs."""
 
+    FREE: ClassVar = RUN_FIELDS | {"on_alarm"}
+
     task: TaskName
     train: str | list[str]
     model: str | None = None  # a folder (see model_path) or a name on the hub; None: the bundled model
@@ -140,21 +140,6 @@ class FineTune:
         return Schedule(steps=steps, warmup=min(self.warmup, float(steps)), decay=self.decay)
 
 
-# Where, how long and how loudly a run computes: what may change when it is resumed.
-_FREE = {
-    "output",
-    "device",
-    "threads",
-    "max_minutes",
-    "base",
-    "log",
-    "checkpoint_minutes",
-    "keep",
-    "on_alarm",
-    "metric",
-}
-
-
 def default_rate(hidden_size: int, tuning: Tuning) -> float:
     """2e-5 for models 768 wide, as XLM-R base is fine-tuned, falling with the square of the width (1e-5 for large); ten
     times as much for adapters, and at least 1e-3 where only a head learns."""
@@ -162,16 +147,6 @@ def default_rate(hidden_size: int, tuning: Tuning) -> float:
     if tuning.kind == "frozen":
         return max(10 * rate, 1e-3)
     return 10 * rate if tuning.kind == "lora" else rate
-
-
-def changed(before: Mapping[str, Any], recipe: FineTune) -> list[str]:
-    """``field was X, is Y`` for every field that decides the weights and differs from those of an earlier recipe."""
-    current = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    return [
-        f"{name} was {before.get(name)}, is {value}"
-        for name, value in current.items()
-        if name not in _FREE and name in before and before[name] != value
-    ]
 
 
 def load_finetune(path: str | Path) -> dict[str, Any]:

@@ -224,6 +224,20 @@ FREE_FIELDS = ("output", "device", "threads", "max_minutes", "base", "every", "d
 FREE_FIELDS += ("gradient_checkpointing", "parallel")
 
 
+# The same of fine-tuning and translation, whose recipes name what else may change with them as ``FREE``.
+RUN_FIELDS = frozenset("output device threads max_minutes base log checkpoint_minutes keep metric".split())
+
+
+def changed_values(before: Mapping[str, Any], recipe: Any) -> list[str]:
+    """``field was X, is Y`` for every field that decides the weights and differs from those of an earlier recipe."""
+    current = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return [
+        f"{name} was {before.get(name)}, is {value}"
+        for name, value in current.items()
+        if name not in recipe.FREE and name in before and before[name] != value
+    ]
+
+
 def changed_fields(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """``field was X, is Y`` for every field that decides the weights and differs from the values of an earlier ``Recipe``."""
     changes: list[str] = []

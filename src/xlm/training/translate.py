@@ -9,7 +9,6 @@ process or ``torchrun``, the same metrics, curves and signals. A *step* of the l
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ from xlm.training.runtime import Processes
 from xlm.training.state import Progress, save_model
 from xlm.training.translate_card import write_card
 from xlm.training.translate_data import read_corpora
-from xlm.training.translate_recipe import FREE, Translate
+from xlm.training.translate_recipe import Translate
 from xlm.training.translate_trainer import Translator, position_limit
 
 
@@ -47,17 +46,7 @@ def run(recipe: Translate, *, resume: bool | None = None, quiet: bool = False, c
         ConfigError, DataError, InputError, CheckpointError, OutputError: see there; each names what is wrong and where.
         NonFiniteLoss: a loss or gradient is not finite; the weights of the last checkpoint are intact.
     """
-    return conduct(recipe, _Translating, changed, resume=resume, quiet=quiet, check=check)
-
-
-def changed(before: Mapping[str, Any], recipe: Translate) -> list[str]:
-    """``field was X, is Y`` for every field that decides the weights and differs from those of an earlier recipe."""
-    current = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    return [
-        f"{name} was {before.get(name)}, is {value}"
-        for name, value in current.items()
-        if name not in FREE and name in before and before[name] != value
-    ]
+    return conduct(recipe, _Translating, resume=resume, quiet=quiet, check=check)
 
 
 def make_model(recipe: Translate) -> tuple[EncoderDecoderModel, Path]:

@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from xlm.data.noise import Noise
 from xlm.data.parallel import named
 from xlm.errors import ConfigError
-from xlm.training.recipe import Optimizer, Schedule, check_schedule
+from xlm.training.recipe import RUN_FIELDS, Optimizer, Schedule, check_schedule
 from xlm.training.schema import bounded, build
 
 NAME = "translate"
@@ -121,6 +121,8 @@ class Translate:
     """Everything a training for translation needs. Files are given as ``de-en=path`` and ``de=path``, or by names that begin
     with the languages (``de-en.train.tsv``, ``de.txt.gz``)."""
 
+    FREE: ClassVar = RUN_FIELDS | {"micro_tokens"}
+
     task: Literal["translate"] = "translate"
     model: str | None = None  # an encoder-decoder to go on with, or a model that both sides begin as
     decoder: str | None = None  # a model that the decoder begins as; None: as the encoder
@@ -212,21 +214,6 @@ class Translate:
         trips = [f"roundtrip_{one}-{other}-{one}" for one in texts for other in texts if other != one]
         means = [name for name, of in (("bleu", ways), ("roundtrip", trips)) if of]
         return [*means, *(f"bleu_{a}-{b}" for a, b in ways), *trips]
-
-
-# Where, how long and how loudly a run computes: what may change when it is resumed.
-FREE = {
-    "output",
-    "device",
-    "threads",
-    "max_minutes",
-    "base",
-    "log",
-    "checkpoint_minutes",
-    "keep",
-    "micro_tokens",
-    "metric",
-}
 
 
 def make_translate(values: Mapping[str, Any]) -> Translate:
