@@ -9,6 +9,7 @@ import pytest
 from evaluation.folders import Fake, jsonl, squad, write, xnli
 from xlm.cli import main
 from xlm.errors import DataError, InputError, OutputError
+from xlm.evaluation import pages
 from xlm.evaluation.report import write_report
 from xlm.evaluation.run import evaluate
 
@@ -83,6 +84,22 @@ def test_both_rules_of_selection(data):
     scores = {one.language: (one.score.main, one.per_language.main) for one in outcome.languages}
     assert scores["en"] == (100, 100) and scores["ur"] == (0, 100)
     assert outcome.per_language.main > outcome.average.main
+
+
+def test_what_is_scored_and_averaged_is_said_wherever_numbers_are_shown(capsys, tmp_path: Path):
+    """TyDiQA has no public test answers, and English is no part of its average."""
+    from xlm.cli.evaluate import show
+
+    for code in ("en", "ko", "sw"):
+        write(tmp_path / "tydiqa-goldp-v1.1-dev" / f"tydiqa.goldp.{code}.dev.json", squad(["Paris", "2 million"]))
+    outcome = evaluate("m", "tydiqa", tmp_path, load=lambda name: Fake())
+    assert outcome.record()["split"] == "dev" and outcome.average_name == "average without en"
+    page = pages.summary(outcome, None)
+    assert "split dev" in page and "the dev set of tydiqa is scored" in page and "average without en" in page
+    show(outcome)
+    shown = capsys.readouterr()
+    assert "dev set" in shown.out and "average without en" in shown.out and "the score is too high" in shown.err
+    assert evaluate("m", "tydiqa", tmp_path, languages=["en"], load=lambda name: Fake()).average_name == "average"
 
 
 def test_every_task(tmp_path: Path):

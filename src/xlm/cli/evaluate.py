@@ -163,7 +163,12 @@ def show(outcome: Outcome) -> None:
         ]
         row += [_main(one.baselines.get(kind)) for kind in kinds] + [_main(one.per_language)] * len(own)
         rows.append(row + [_number(paper.scores.get(one.language)) for paper in papers])
-    row = ["average", "", *_cells(outcome.average), *(f"{outcome.average.scores[name]:.1f}" for name in others)]
+    row = [
+        outcome.average_name,
+        "",
+        *_cells(outcome.average),
+        *(f"{outcome.average.scores[name]:.1f}" for name in others),
+    ]
     row += [_main(outcome.baselines.get(kind)) for kind in kinds] + [_main(outcome.per_language)] * len(own)
     rows.append(row + [_number(paper.average) for paper in papers])
 

@@ -93,9 +93,7 @@ def _table(outcome: Outcome) -> str:
         ]
         cells.append(f'<td><a href="errors/{escape(one.language)}.html">errors</a></td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    left_out = outcome.benchmark.average_without
-    name = f"average without {', '.join(left_out)}" if left_out else "average"
-    cells = [f"<td><b>{escape(name)}</b></td><td></td>", cell(outcome.average)]
+    cells = [f"<td><b>{escape(outcome.average_name)}</b></td><td></td>", cell(outcome.average)]
     cells += [f"<td>{outcome.average.scores[name]:.1f}</td>" for name in others]
     cells += [cell(outcome.baselines.get(kind)) for kind in kinds]
     cells += [cell(outcome.per_language)] * (outcome.per_language is not None)

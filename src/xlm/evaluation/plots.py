@@ -49,7 +49,7 @@ def plot(outcome: Outcome, kind: str = "svg") -> bytes:
             axes.scatter(xs, ys, marker=marker, s=24, color="#7a3b8f", label=paper.model)
     axes.set_yticks(list(at), [row.language for row in rows])
     axes.set_xlabel(f"{outcome.metric.replace('_', ' ')}, % (bars: 95 % intervals)")
-    axes.set_title(f"{outcome.benchmark.name}, {outcome.setting}", fontsize=10)
+    axes.set_title(f"{outcome.benchmark.name}, {outcome.setting}, {outcome.split} set", fontsize=10)
     axes.set_xlim(left=min(0.0, *values))
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))

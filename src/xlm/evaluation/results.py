@@ -97,6 +97,14 @@ class Outcome:
         """The main score's name."""
         return next(iter(self.average.scores))
 
+    @property
+    def average_name(self) -> str:
+        """``average``, with the languages that are no part of it."""
+        left_out = [one.language for one in self.languages if one.language in self.benchmark.average_without]
+        return (
+            f"average without {', '.join(left_out)}" if left_out and len(left_out) < len(self.languages) else "average"
+        )
+
     def published(self) -> list[Any]:
         """The papers' numbers of the same setting."""
         return [one for one in self.benchmark.published if one.setting == self.setting]
