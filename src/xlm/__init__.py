@@ -16,6 +16,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "xlm.errors": (
         "XLMError",
         "InputError",
+        "ArgumentError",
         "ConfigError",
         "CheckpointError",
         "DataError",

@@ -103,6 +103,7 @@ from xlm.backends.torch.pretrained import load_reference_state_dict as load_refe
 from xlm.batches.batch import Batch as Batch
 from xlm.checkpoints.trim import TrimReport as TrimReport
 from xlm.checkpoints.trim import trim as trim
+from xlm.errors import ArgumentError as ArgumentError
 from xlm.errors import CheckpointError as CheckpointError
 from xlm.errors import ConfigError as ConfigError
 from xlm.errors import DataError as DataError

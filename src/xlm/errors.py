@@ -15,6 +15,10 @@ class InputError(XLMError, ValueError):
     """A value passed to a call (ids, masks, texts, labels, options) is of the wrong type, shape or range."""
 
 
+class ArgumentError(InputError, TypeError):
+    """A keyword argument that the call does not know or does not offer; the message names it."""
+
+
 class ConfigError(XLMError, ValueError):
     """A field of a config or recipe is unknown, of the wrong type or impossible together with another."""
 

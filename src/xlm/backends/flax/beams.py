@@ -17,6 +17,7 @@ from xlm.errors import InputError
 
 Step = Callable[[Array, Array, Any], tuple[Array, Any]]
 """Rows (B*W, L), the place to fill and a cache -> scores (B*W, V) of that place, and the cache."""
+Shape = Callable[[Array, Array, Array], Array]
 _NEVER = -1e9
 """The sum of log-probabilities of beams that do not exist yet."""
 
@@ -54,7 +55,9 @@ class _State:
     cache: Any
 
 
-def beam_search(step: Step, rows: Array, begun: int, cache: Any, eos: tuple[int, ...], beams: Beams) -> tuple[Any, Any]:
+def beam_search(
+    step: Step, rows: Array, begun: int, cache: Any, eos: tuple[int, ...], beams: Beams, shape: Shape
+) -> tuple[Any, Any]:
     """The best continuations by summed log-probability over length ** ``length_penalty``.
 
     Each step keeps the W best open rows of a prompt. Ended ones among its W best candidates compete for W places; a prompt is
@@ -63,6 +66,7 @@ def beam_search(step: Step, rows: Array, begun: int, cache: Any, eos: tuple[int,
     Args:
         rows: (B, L) prompts, padded behind ``begun``.
         cache: of B*W rows, along the second axis of its arrays; ``None`` where the model keeps none.
+        shape: log-probabilities (B*W, V), rows (B*W, L) and the place to fill -> what counts instead of them.
 
     Returns:
         rows (B * returned, L) and their scores (B * returned,).
@@ -73,8 +77,10 @@ def beam_search(step: Step, rows: Array, begun: int, cache: Any, eos: tuple[int,
     early, never = beams.early_stopping is True, beams.early_stopping == "never"
 
     def advance(state: _State) -> _State:
-        scores, cache = step(state.rows.reshape(-1, total), state.at, state.cache)
-        sums = jax.nn.log_softmax(scores.astype(jnp.float32)).reshape(batch, width, -1) + state.sums[..., None]
+        flat = state.rows.reshape(-1, total)
+        scores, cache = step(flat, state.at, state.cache)
+        scores = shape(jax.nn.log_softmax(scores.astype(jnp.float32)), flat, state.at)
+        sums = scores.reshape(batch, width, -1) + state.sums[..., None]
         vocabulary = sums.shape[-1]
         count = min(max(2, 1 + len(eos)) * width, width * vocabulary)
         values_BC, places_BC = lax.top_k(sums.reshape(batch, -1), count)

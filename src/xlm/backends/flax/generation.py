@@ -21,6 +21,13 @@ from xlm.backends.flax.ops import floats, integers, traced
 from xlm.backends.flax.outputs import FlaxBeamSearchOutput, FlaxSampleOutput
 from xlm.backends.flax.trunk import Call
 from xlm.errors import InputError
+from xlm.families.search import check_banned, check_options, ids_of
+
+_OFFERED = """
+max_length max_new_tokens do_sample temperature top_k top_p num_beams num_return_sequences length_penalty early_stopping
+eos_token_id pad_token_id min_length min_new_tokens repetition_penalty no_repeat_ngram_size bad_words_ids suppress_tokens
+forced_eos_token_id prng_key params
+""".split()
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,13 @@ class Options:
     """The token that stands for the next one, where the model answers in its place."""
     language: int | None = None
     cached: bool = False
+    min_length: int = 0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    banned: tuple[tuple[int, ...], ...] = ()
+    """Sequences that may not come; those of one token, never."""
+    forced: tuple[int, ...] = ()
+    """What stands in the last place of a row of the greatest length."""
     beams: Beams = field(default_factory=Beams)
 
     def check(self, prompt: int, longest: int) -> None:
@@ -53,6 +67,37 @@ class Options:
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
         self.beams.check(self.do_sample)
+
+    def shape(self, scores: Array, rows: Array, at: Array) -> Array:
+        """Apply penalties and bans to scores (b, vocab) of place ``at`` of rows (b, max_length)."""
+        batch, total = rows.shape
+        each, past = jnp.arange(batch)[:, None], jnp.arange(total) < at
+        if self.repetition_penalty != 1.0:
+            seen = jnp.zeros(scores.shape, bool).at[each, rows].max(past)
+            less = jnp.where(scores < 0, scores * self.repetition_penalty, scores / self.repetition_penalty)
+            scores = jnp.where(seen, less, scores)
+        size = self.no_repeat_ngram_size
+        if 0 < size <= total:
+            last = lax.dynamic_slice_in_dim(rows, jnp.maximum(at - size + 1, 0), size - 1, axis=1)
+            width = total - size + 1
+            same = past[None, size - 1 :] & (at >= size)
+            for place in range(size - 1):
+                same = same & (rows[:, place : place + width] == last[:, place : place + 1])
+            least = jnp.broadcast_to(jnp.where(same, -jnp.inf, jnp.inf), (batch, width))
+            scores = scores.at[each, rows[:, size - 1 :]].min(least)
+        for *prefix, token in self.banned:
+            first = jnp.maximum(at - len(prefix), 0)
+            last = lax.dynamic_slice_in_dim(rows, first, min(len(prefix), total), axis=1)
+            known = last.shape[1] == len(prefix)
+            hit = (last == jnp.asarray(prefix, rows.dtype)).all(1) & (at >= len(prefix)) if known else False
+            scores = scores.at[:, token].min(jnp.where(hit, -jnp.inf, jnp.inf))
+        if self.eos and self.min_length:
+            ends = scores.at[:, jnp.asarray(self.eos)].set(-jnp.inf)
+            scores = jnp.where(at < self.min_length, ends, scores)
+        if self.forced:
+            only = jnp.full_like(scores, -jnp.inf).at[:, jnp.asarray(self.forced)].set(0.0)
+            scores = jnp.where(at == total - 1, only, scores)
+        return scores
 
     def choose(self, logits: Array, key: Array) -> Array:
         """The next token of each row from its scores (b, vocab)."""
@@ -95,18 +140,31 @@ class GenerationMixin:
         early_stopping: bool | str | None = None,
         eos_token_id: int | list[int] | None = None,
         pad_token_id: int | None = None,
+        min_length: int | None = None,
+        min_new_tokens: int | None = None,
+        repetition_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+        bad_words_ids: list[list[int]] | None = None,
+        suppress_tokens: list[int] | None = None,
+        forced_eos_token_id: int | list[int] | None = None,
         prng_key: Any = None,
         params: Any = None,
+        **others: Any,
     ) -> FlaxSampleOutput | FlaxBeamSearchOutput:
         """Continue each row of ``input_ids`` (b, s).
 
         Args:
-            input_ids: prompts of one length; shorter ones are padded on the left, which ``attention_mask`` (b, s) says.
+            input_ids: prompts of one length; shorter ones are padded on the left, which ``attention_mask`` (b, s) says;
+                without one, padding in the prompt is hidden, unless its id is that of an end.
             max_length, max_new_tokens: the longest row; ``max_length`` counts the prompt.
             do_sample: sample instead of taking the best; ``temperature``, ``top_k``, ``top_p`` shape the distribution and
                 ``prng_key`` draws (seed 0 unless given).
             num_beams, num_return_sequences, length_penalty, early_stopping: beam search, above one beam.
             eos_token_id, pad_token_id: where a row ends, and what fills it then.
+            min_length, min_new_tokens: tokens before the end of the text may come; ``min_length`` counts the prompt.
+            repetition_penalty, no_repeat_ngram_size, bad_words_ids (lists of ids), suppress_tokens: what is less likely, or
+                may not come.
+            forced_eos_token_id: the id (or ids) that a row of the greatest length ends with.
             params: nested or stacked parameters instead of the model's own.
             Unset values come from the model's config.
 
@@ -116,10 +174,12 @@ class GenerationMixin:
             length ** ``length_penalty``.
 
         Raises:
+            ArgumentError: an argument that the search does not know.
             InputError: no prompt, or an impossible option.
         """
         model: Any = self
         config, spec = model.config, model.spec
+        check_options(config, others, _OFFERED, ("token_type_ids",))
         ids = integers("input_ids", input_ids, spec.vocab_size, "the vocabulary")
         if ids.ndim != 2 or ids.shape[1] == 0:
             raise InputError(
@@ -130,8 +190,13 @@ class GenerationMixin:
             found = getattr(config, name, None) if value is None else value
             return default if found is None else found
 
-        eos = chosen(eos_token_id, "eos_token_id", ())
-        eos = tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+        eos = ids_of(chosen(eos_token_id, "eos_token_id", None))
+        padding = chosen(pad_token_id, "pad_token_id", None)
+        words = chosen(bad_words_ids, "bad_words_ids", None)
+        suppressed = chosen(suppress_tokens, "suppress_tokens", None)
+        forced = chosen(forced_eos_token_id, "forced_eos_token_id", None)
+        check_banned(words, suppressed, forced, spec.vocab_size)
+        least = chosen(min_length, "min_length", 0) if min_new_tokens is None else ids.shape[1] + min_new_tokens
         length = chosen(max_length, "max_length", 20) if max_new_tokens is None else ids.shape[1] + max_new_tokens
         options = Options(
             max_length=length,
@@ -140,10 +205,18 @@ class GenerationMixin:
             top_k=int(chosen(top_k, "top_k", 0)),
             top_p=float(chosen(top_p, "top_p", 1.0)),
             eos=eos,
-            pad=chosen(pad_token_id, "pad_token_id", eos[0] if eos else 0),
+            pad=padding if padding is not None else next(iter(eos), 0),
             filled=config.mask_token_id if model.net_class.fills else None,
             language=config.lang_id if model.net_class.fills and spec.num_languages else None,
             cached=spec.is_decoder,
+            min_length=int(least),
+            repetition_penalty=float(chosen(repetition_penalty, "repetition_penalty", 1.0)),
+            no_repeat_ngram_size=int(chosen(no_repeat_ngram_size, "no_repeat_ngram_size", 0)),
+            banned=tuple(
+                [tuple(word) for word in words or () if tuple(word) not in [(end,) for end in eos]]
+                + [(token,) for token in ids_of(suppressed)]
+            ),
+            forced=ids_of(forced),
             beams=Beams(
                 width=int(chosen(num_beams, "num_beams", 1)),
                 returned=int(chosen(num_return_sequences, "num_return_sequences", 1)),
@@ -152,6 +225,8 @@ class GenerationMixin:
             ),
         )
         options.check(ids.shape[1], spec.max_tokens - (options.filled is not None))
+        if attention_mask is None and padding not in (None, *eos) and not traced(ids) and bool((ids == padding).any()):
+            attention_mask = (ids != padding).astype(jnp.int32)
         mask = None if attention_mask is None else floats("attention_mask", attention_mask, 0, 1)
         if mask is not None and tuple(mask.shape) != tuple(ids.shape):
             raise InputError(
@@ -212,7 +287,8 @@ def _generate(graph: Any, options: Options, params: Any, call: Call, key: Array)
         at, rows, done, key, cache = carry
         key, draw = jax.random.split(key)
         logits, cache = step(rows, at, cache)
-        token = jnp.where(done, options.pad, options.choose(logits, draw).astype(rows.dtype))
+        chosen = options.choose(options.shape(logits.astype(jnp.float32), rows, at), draw)
+        token = jnp.where(done, options.pad, chosen.astype(rows.dtype))
         if options.eos:
             done = done | (token[:, None] == jnp.asarray(options.eos)[None]).any(-1)
         return at + 1, lax.dynamic_update_slice(rows, token[:, None], (0, at)), done, key, cache
@@ -238,7 +314,7 @@ def _search(graph: Any, options: Options, params: Any, call: Call) -> tuple[Arra
     if options.cached:  # prompts are read once, then shared by their beams
         cache = {k: v if v.ndim == 0 else jnp.repeat(v, width, 1) for k, v in _prefill(net, call, options).items()}
     step = _cached(net, wide, options) if options.cached else _whole(net, wide, options)
-    return beam_search(step, rows, prompt, cache, options.eos, options.beams)
+    return beam_search(step, rows, prompt, cache, options.eos, options.beams, options.shape)
 
 
 def _prompt_mask(call: Call, total: int) -> Array:

@@ -7,8 +7,9 @@ that returns ``past_key_values`` is fed new tokens only.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -16,8 +17,11 @@ import tensorflow as tf
 
 from xlm.errors import InputError
 from xlm.families.config import PretrainedConfig
+from xlm.families.search import banned, check_banned, check_options, ids_of
 
 _NEVER = -np.inf
+_OF_A_CALL = ("max_new_tokens", "min_new_tokens", "seed")
+"""Options that no config holds."""
 
 
 @dataclass
@@ -27,6 +31,7 @@ class Options:
     max_length: int = 20
     max_new_tokens: int | None = None
     min_length: int = 0
+    min_new_tokens: int | None = None
     do_sample: bool = False
     num_beams: int = 1
     early_stopping: bool | str = False
@@ -35,6 +40,10 @@ class Options:
     top_k: int | None = 50
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    bad_words_ids: Any = None
+    suppress_tokens: Any = None
+    forced_eos_token_id: Any = None
     length_penalty: float = 1.0
     bos_token_id: int | None = None
     pad_token_id: int | None = None
@@ -43,33 +52,43 @@ class Options:
     seed: int | None = None
 
     @classmethod
-    def of(cls, config: PretrainedConfig, kwargs: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
-        """Options from a call, then the config, then defaults; and the arguments that are left for the model."""
-        rest, chosen = dict(kwargs), {}
-        for option in fields(cls):
-            given = rest.pop(option.name, None)
-            value = getattr(config, option.name, None) if given is None else given
+    def of(
+        cls, config: PretrainedConfig, kwargs: dict[str, Any], model: Collection[str]
+    ) -> tuple[Options, dict[str, Any]]:
+        """Options from a call, then the config, then defaults; and the arguments that are left for the model.
+
+        Args:
+            model: names of the model's own arguments.
+
+        Raises:
+            ArgumentError: an argument that is neither.
+        """
+        names = [option.name for option in fields(cls)]
+        rest, chosen = check_options(config, kwargs, names, model), {}
+        for name in names:
+            value = kwargs.get(name)
+            if value is None and name not in _OF_A_CALL:
+                value = getattr(config, name, None)
             if value is not None:
-                chosen[option.name] = value
-        if kwargs.get("max_new_tokens") is None:
-            chosen.pop("max_new_tokens", None)
+                chosen[name] = value
         return cls(**chosen), rest
 
     @property
     def eos(self) -> list[int]:
         """Ids that end a text."""
-        given = self.eos_token_id
-        return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+        return list(ids_of(self.eos_token_id))
 
     @property
     def pad(self) -> int:
         """The id that fills rows which ended early."""
         return self.pad_token_id if self.pad_token_id is not None else next(iter(self.eos), 0)
 
-    def check(self, prompt: int) -> None:
+    def check(self, prompt: int, vocabulary: int) -> None:
         """Resolve lengths against the prompt's and refuse impossible values."""
         if self.max_new_tokens is not None:
             self.max_length = prompt + self.max_new_tokens
+        if self.min_new_tokens is not None:
+            self.min_length = prompt + self.min_new_tokens
         if self.max_length <= prompt:
             raise InputError(
                 f"max_length={self.max_length}: the prompt has {prompt} tokens; raise it or give max_new_tokens"
@@ -88,15 +107,24 @@ class Options:
             raise InputError(f"temperature={self.temperature}: must be above 0; for the best token use do_sample=False")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
+        check_banned(self.bad_words_ids, self.suppress_tokens, self.forced_eos_token_id, vocabulary)
 
     def shape(self, scores: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Apply the repetition penalty and the least length to next-token scores (b, vocab)."""
+        """Apply penalties and bans to next-token scores (b, vocab)."""
         if self.repetition_penalty != 1.0:
             seen = np.take_along_axis(scores, ids, 1)
             less = np.where(seen < 0, seen * self.repetition_penalty, seen / self.repetition_penalty)
             np.put_along_axis(scores, ids, less, 1)
-        if self.eos and ids.shape[1] < self.min_length:
+        if self.no_repeat_ngram_size or self.bad_words_ids:
+            for row, sequence in enumerate(ids.tolist()):
+                found = banned(sequence, self.no_repeat_ngram_size, self.bad_words_ids or (), self.eos)
+                scores[row, found] = _NEVER
+        scores[:, list(ids_of(self.suppress_tokens))] = _NEVER
+        if ids.shape[1] < self.min_length:
             scores[:, self.eos] = _NEVER
+        if self.forced_eos_token_id is not None and ids.shape[1] == self.max_length - 1:
+            scores[:] = _NEVER
+            scores[:, list(ids_of(self.forced_eos_token_id))] = 0.0
         return scores
 
     def narrow(self, scores: np.ndarray) -> np.ndarray:
@@ -126,7 +154,10 @@ class Steps:
     def __init__(self, model: Any, rows: int, options: Options, kwargs: dict[str, Any]) -> None:
         self.model, mask = model, kwargs.pop("attention_mask", None)
         repeat = options.num_beams if options.num_beams > 1 else options.num_return_sequences
-        self.mask = None if mask is None else np.repeat(np.asarray(mask), repeat, 0)
+        mask = None if mask is None else np.asarray(mask)
+        if mask is not None and mask.dtype.kind != "f":
+            mask = mask.astype(np.int32)
+        self.mask = None if mask is None else np.repeat(mask, repeat, 0)
         arrays = {k: np.asarray(v) for k, v in kwargs.items() if hasattr(v, "shape")}
         self.kwargs = {
             **kwargs,
@@ -145,7 +176,7 @@ class Steps:
         inputs = self.model.prepare_inputs_for_generation(
             tf.convert_to_tensor(ids),
             past_key_values=self.past,
-            attention_mask=None if mask is None else tf.convert_to_tensor(mask.astype(np.int32)),
+            attention_mask=None if mask is None else tf.convert_to_tensor(mask),
             **self.kwargs,
         )
         if self.cached:
@@ -165,6 +196,9 @@ class Steps:
 class GenerationMixin:
     """Gives a model :meth:`generate`."""
 
+    generates_with: ClassVar[tuple[str, ...]] = ("attention_mask", "token_type_ids")
+    """Arguments of the model that :meth:`generate` takes. Tokenizers give token types, which no prompt needs: not used."""
+
     def generate(self, input_ids: Any = None, **kwargs: Any) -> tf.Tensor:
         """Continue each row of ``input_ids`` (b, s); returns int32 (b * num_return_sequences, length).
 
@@ -173,18 +207,21 @@ class GenerationMixin:
             do_sample: sample instead of taking the best; ``temperature``, ``top_k``, ``top_p`` shape the distribution and
                 ``seed`` makes it repeatable.
             num_beams, length_penalty, early_stopping, num_return_sequences: beam search.
-            eos_token_id (an id or a list), pad_token_id, repetition_penalty, use_cache.
-            attention_mask: (b, s); prompts of different length are padded on the left.
-            Unset values come from the model's config; further arguments go to the model.
+            min_new_tokens: tokens before the end of the text may come; wins over ``min_length``.
+            eos_token_id (an id or a list), pad_token_id, repetition_penalty, no_repeat_ngram_size, use_cache.
+            bad_words_ids: lists of ids that may not come; suppress_tokens: ids that may not come;
+                forced_eos_token_id: the id (or ids) that a row of the greatest length ends with.
+            attention_mask: (b, s); prompts of different length are padded on the left. Without one, padding in the prompt
+                is hidden, unless its id is that of an end.
+            langs: (b, s) of XLM's prompts, whose last one goes on; encoder_hidden_states, encoder_attention_mask: what
+                decoders with cross-attention read.
+            Unset values come from the model's config.
 
         Raises:
-            InputError: no prompt, or an unknown or impossible option.
+            ArgumentError: an argument that neither the search nor the model knows.
+            InputError: no prompt, or an impossible option.
         """
-        options, rest = Options.of(self.config, kwargs)  # type: ignore[attr-defined]
-        known = inspect.signature(self.call).parameters  # type: ignore[attr-defined]
-        if unknown := [name for name in rest if name not in known]:
-            names = ", ".join(option.name for option in fields(Options))
-            raise InputError(f"{', '.join(unknown)}: neither an option ({names}) nor an argument of the model")
+        options, rest = Options.of(self.config, kwargs, self.generates_with)  # type: ignore[attr-defined]
         if input_ids is None:
             if options.bos_token_id is None:
                 raise InputError("input_ids: give a prompt; the config has no bos_token_id to begin with")
@@ -192,7 +229,11 @@ class GenerationMixin:
         ids = np.asarray(input_ids, np.int32)
         if ids.ndim != 2 or ids.shape[1] == 0:
             raise InputError(f"input_ids of shape {ids.shape}: a prompt is (batch, tokens) with at least one token")
-        options.check(ids.shape[1])
+        options.check(ids.shape[1], self.spec.vocab_size)  # type: ignore[attr-defined]
+        if rest.get("attention_mask") is None and options.pad_token_id not in (None, *options.eos):
+            seen = ids != options.pad_token_id
+            if not seen.all():
+                rest["attention_mask"] = seen.astype(np.int32)
         search = beam_search if options.num_beams > 1 else decode
         return tf.convert_to_tensor(search(self, ids, options, rest))
 

@@ -148,6 +148,8 @@ class RobertaForMaskedLM(RobertaLMModel):
 class RobertaForCausalLM(RobertaLMModel):
     """Abstract: a left-to-right language modelling head."""
 
+    generates_with = ("attention_mask", "token_type_ids", "encoder_hidden_states", "encoder_attention_mask")
+
     def __init__(self, config: Any, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         if not config.is_decoder:
@@ -208,8 +210,8 @@ class RobertaForCausalLM(RobertaLMModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": past_key_values}
         if past_key_values is not None and not bool(tf.reduce_all(attention_mask == 1)):
             # The forward counts every place of the past; padding on the left of a prompt must not count.
-            count, pad = tf.cumsum(attention_mask, -1)[:, -input_ids.shape[1] :], self.spec.pad_id
-            inputs["position_ids"] = tf.where(input_ids == pad, pad, tf.cast(count, input_ids.dtype) + pad)
+            count, pad = tf.cumsum(tf.cast(attention_mask != 0, input_ids.dtype), -1), self.spec.pad_id
+            inputs["position_ids"] = tf.where(input_ids == pad, pad, count[:, -input_ids.shape[1] :] + pad)
         kept = ("encoder_hidden_states", "encoder_attention_mask")
         return {**inputs, **{k: model_kwargs[k] for k in kept if model_kwargs.get(k) is not None}}
 

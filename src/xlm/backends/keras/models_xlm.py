@@ -141,6 +141,7 @@ class XLMLMHeadModel(XLMLabelled, LMHeadModel):
     """
 
     output_class = MaskedLMOutput
+    generates_with = ("attention_mask", "token_type_ids", "langs")
 
     lm_head: XLMHead
 
@@ -159,9 +160,12 @@ class XLMLMHeadModel(XLMLabelled, LMHeadModel):
         return self.lm_logits(states)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, langs: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Arguments of the next step: a mask token to fill at the end, and ``lang_id`` for every token.
+        """Arguments of the next step: a mask token to fill at the end, and the language of every token.
+
+        Args:
+            langs: (b, s) of the first tokens, whose last one goes on; ``None``: ``config.lang_id`` everywhere.
 
         Raises:
             InputError: padded prompts for a causal model.
@@ -170,7 +174,11 @@ class XLMLMHeadModel(XLMLabelled, LMHeadModel):
         config = self.config
         column = tf.fill((input_ids.shape[0], 1), tf.cast(config.mask_token_id, input_ids.dtype))
         ids = tf.concat([input_ids, column], axis=1)
-        langs = None if config.lang_id is None else tf.fill(ids.shape, tf.cast(config.lang_id, ids.dtype))
+        if langs is not None:
+            given: Any = tf.cast(langs, ids.dtype)
+            langs = tf.concat([given, tf.repeat(given[:, -1:], ids.shape[1] - given.shape[1], axis=1)], axis=1)
+        elif config.lang_id is not None:
+            langs = tf.fill(ids.shape, tf.cast(config.lang_id, ids.dtype))
         inputs = {"input_ids": ids, "langs": langs}
         if attention_mask is None:
             return inputs

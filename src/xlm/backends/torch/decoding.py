@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,6 +12,11 @@ from torch import Tensor
 
 from xlm.errors import InputError
 from xlm.families.config import PretrainedConfig
+from xlm.families.search import banned, check_banned, check_options, ids_of
+
+_NAMES = {"bos": "bos_token_id", "pad": "pad_token_id", "eos": "eos_token_id"}
+_OF_A_CALL = ("max_new_tokens", "min_new_tokens", "generator")
+"""Options that no config holds."""
 
 
 @dataclass
@@ -20,6 +26,7 @@ class Options:
     max_length: int = 20
     max_new_tokens: int | None = None
     min_length: int = 0
+    min_new_tokens: int | None = None
     do_sample: bool = False
     num_beams: int = 1
     early_stopping: bool | str = False
@@ -29,6 +36,9 @@ class Options:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    bad_words_ids: Any = None
+    suppress_tokens: Any = None
+    forced_eos_token_id: Any = None
     length_penalty: float = 1.0
     bos: int | None = None
     pad: int | None = None
@@ -37,28 +47,36 @@ class Options:
     generator: torch.Generator | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, config: PretrainedConfig, kwargs: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
-        """Options from a call, then the config, then defaults; and the arguments that are left for the model."""
-        rest, chosen = dict(kwargs), {}
-        short = {"bos": "bos_token_id", "pad": "pad_token_id", "eos": "eos_token_id"}
-        for option in fields(cls):
-            name = short.get(option.name, option.name)
-            value = rest.pop(name) if rest.get(name) is not None else getattr(config, name, None)
-            rest.pop(name, None)
+    def of(
+        cls, config: PretrainedConfig, kwargs: dict[str, Any], model: Collection[str] = ()
+    ) -> tuple[Options, dict[str, Any]]:
+        """Options from a call, then the config, then defaults; and the arguments that are left for the model.
+
+        Args:
+            model: names of the model's own arguments.
+
+        Raises:
+            ArgumentError: an argument that is neither.
+        """
+        names = {option.name: _NAMES.get(option.name, option.name) for option in fields(cls)}
+        rest, chosen = check_options(config, kwargs, names.values(), model), {}
+        for option, name in names.items():
+            value = kwargs.get(name)
+            if value is None and name not in _OF_A_CALL:
+                value = getattr(config, name, None)
             if value is not None:
-                chosen[option.name] = value
-        eos = chosen.get("eos", ())
-        chosen["eos"] = tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+                chosen[option] = value
+        chosen["eos"] = ids_of(chosen.get("eos"))
         if "pad" not in chosen and chosen["eos"]:
             chosen["pad"] = chosen["eos"][0]
-        if kwargs.get("max_new_tokens") is None:
-            chosen.pop("max_new_tokens", None)
         return cls(**chosen), rest
 
-    def check(self, ids: Tensor) -> None:
+    def check(self, ids: Tensor, vocabulary: int | None = None) -> None:
         """Resolve lengths against the prompt and refuse impossible values."""
         if self.max_new_tokens is not None:
             self.max_length = ids.shape[1] + self.max_new_tokens
+        if self.min_new_tokens is not None:
+            self.min_length = ids.shape[1] + self.min_new_tokens
         if self.max_length <= ids.shape[1]:
             raise InputError(
                 f"max_length={self.max_length}: the prompt has {ids.shape[1]} tokens; raise it or give max_new_tokens"
@@ -75,6 +93,12 @@ class Options:
             raise InputError(f"early_stopping={self.early_stopping!r}: must be False, True or 'never'")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p}: must be above 0 and at most 1")
+        check_banned(self.bad_words_ids, self.suppress_tokens, self.forced_eos_token_id, vocabulary)
+
+    @property
+    def wants_normal(self) -> bool:
+        """Whether :meth:`shape` gives other tokens for log-probabilities than for scores that differ by a constant."""
+        return self.repetition_penalty != 1.0 or self.forced_eos_token_id is not None
 
     def shape(self, scores: Tensor, ids: Tensor) -> Tensor:
         """Apply penalties and bans to next-token scores (b, vocab)."""
@@ -82,11 +106,18 @@ class Options:
             seen = scores.gather(1, ids)
             seen = torch.where(seen < 0, seen * self.repetition_penalty, seen / self.repetition_penalty)
             scores = scores.scatter(1, ids, seen)
-        if self.no_repeat_ngram_size:
-            scores = _ban_repeats(scores, ids, self.no_repeat_ngram_size)
-        if self.eos and ids.shape[1] < self.min_length:
+        if self.no_repeat_ngram_size or self.bad_words_ids:
             scores = scores.clone()
-            scores[:, list(self.eos)] = -torch.inf
+            words = self.bad_words_ids or ()
+            for row, sequence in enumerate(ids.tolist()):
+                scores[row, banned(sequence, self.no_repeat_ngram_size, words, self.eos)] = -torch.inf
+        never = [*ids_of(self.suppress_tokens), *(self.eos if ids.shape[1] < self.min_length else ())]
+        if never:
+            scores = scores.clone()
+            scores[:, never] = -torch.inf
+        if self.forced_eos_token_id is not None and ids.shape[1] == self.max_length - 1:
+            scores = torch.full_like(scores, -torch.inf)
+            scores[:, list(ids_of(self.forced_eos_token_id))] = 0.0
         return scores
 
     def narrow(self, scores: Tensor) -> Tensor:
@@ -237,15 +268,3 @@ def beam_search(model: Any, ids: Tensor, options: Options, model_kwargs: dict[st
 
 def _append(row: Tensor, token: int) -> Tensor:
     return torch.cat([row, row.new_tensor([token])])
-
-
-def _ban_repeats(scores: Tensor, ids: Tensor, size: int) -> Tensor:
-    scores = scores.clone()
-    for row, sequence in enumerate(ids.tolist()):
-        prefix = sequence[len(sequence) - size + 1 :] if size > 1 else []
-        banned = [
-            sequence[i + size - 1] for i in range(len(sequence) - size + 1) if sequence[i : i + size - 1] == prefix
-        ]
-        if banned:
-            scores[row, banned] = -torch.inf
-    return scores

@@ -146,6 +146,8 @@ class RobertaForMaskedLM(RobertaLMModel):
 class RobertaForCausalLM(RobertaLMModel):
     """Abstract: a left-to-right language modelling head."""
 
+    generates_with = ("attention_mask", "token_type_ids", "encoder_hidden_states", "encoder_attention_mask")
+
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         if not config.is_decoder:
@@ -202,7 +204,7 @@ class RobertaForCausalLM(RobertaLMModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": past_key_values}
         if past_key_values is not None and not bool(attention_mask.all()):
             # The forward counts every place of the past; padding on the left of a prompt must not count.
-            count, pad = attention_mask.cumsum(-1)[:, -input_ids.shape[1] :], self.spec.pad_id
+            count, pad = (attention_mask != 0).long().cumsum(-1)[:, -input_ids.shape[1] :], self.spec.pad_id
             inputs["position_ids"] = count * (input_ids != pad) + pad
         kept = ("encoder_hidden_states", "encoder_attention_mask")
         return {**inputs, **{k: model_kwargs[k] for k in kept if model_kwargs.get(k) is not None}}

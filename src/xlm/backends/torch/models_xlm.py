@@ -137,6 +137,7 @@ class XLMLMHeadModel(XLMLabelled, LMHeadModel):
     """
 
     output_class = MaskedLMOutput
+    generates_with = ("attention_mask", "token_type_ids", "langs")
 
     lm_head: XLMHead
 
@@ -155,9 +156,12 @@ class XLMLMHeadModel(XLMLabelled, LMHeadModel):
         return self.lm_head(states)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, langs: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Arguments of the next step: a mask token to fill at the end, and ``lang_id`` for every token.
+        """Arguments of the next step: a mask token to fill at the end, and the language of every token.
+
+        Args:
+            langs: (b, s) of the first tokens, whose last one goes on; ``None``: ``config.lang_id`` everywhere.
 
         Raises:
             InputError: padded prompts for a causal model.
@@ -166,7 +170,10 @@ class XLMLMHeadModel(XLMLabelled, LMHeadModel):
         config = self.config
         column = input_ids.new_full((input_ids.shape[0], 1), config.mask_token_id)
         ids = torch.cat([input_ids, column], dim=1)
-        langs = None if config.lang_id is None else torch.full_like(ids, config.lang_id)
+        if langs is not None:
+            langs = torch.cat([langs, langs[:, -1:].expand(-1, ids.shape[1] - langs.shape[1])], dim=1)
+        elif config.lang_id is not None:
+            langs = torch.full_like(ids, config.lang_id)
         inputs = {"input_ids": ids, "langs": langs}
         if attention_mask is None:
             return inputs

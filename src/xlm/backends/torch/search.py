@@ -151,7 +151,7 @@ class _Beams:
         """The C best continuations of every sentence, best first: summed log-probabilities, beams and tokens (B, C)."""
         options, sentences = self.options, len(self.sentences)
         sums = self.sums.reshape(-1, 1)
-        if options.do_sample or options.repetition_penalty != 1.0:
+        if options.do_sample or options.wants_normal:
             scores = scores.log_softmax(-1)
         else:  # the normaliser alone: log-probabilities of the whole vocabulary are needed nowhere
             sums = sums - scores.logsumexp(-1, keepdim=True)

@@ -25,7 +25,6 @@ FACTOR, EXTRA = 1.5, 10
 """Unless told otherwise a target has at most 1.5 times its source's tokens and 10, as in the original XLM."""
 _ROWS, _ROWS_GPU = 2048, 65536
 """Source tokens times beams that are translated at once on a CPU, where the decoder's caches should stay small."""
-_IGNORED = ("use_cache", "return_dict_in_generate", "output_scores", "synced_gpus")
 
 Language = str | int
 
@@ -136,26 +135,26 @@ class TranslationMixin:
                 1.5 times the longest source's tokens and 10); ``min_length``, ``num_beams``, ``length_penalty``,
                 ``early_stopping`` (``False``, ``True`` or ``"never"``), ``num_return_sequences``, ``do_sample``,
                 ``temperature``, ``top_k``, ``top_p``, ``repetition_penalty``, ``no_repeat_ngram_size``, ``generator``,
+                ``min_new_tokens``, ``bad_words_ids``, ``suppress_tokens``, ``forced_eos_token_id``,
                 ``eos_token_id``, ``pad_token_id``. What is not given comes from the config.
 
         Raises:
             InputError: no source, an unknown language, an impossible option, or a target longer than the decoder.
         """
         model: Any = self
-        kwargs = {k: v for k, v in kwargs.items() if k not in _IGNORED}
         each = kwargs.get("max_new_tokens")
         if isinstance(each, list | tuple):
             kwargs["max_new_tokens"] = max(each, default=1)
-        options, rest = Options.of(model.config, kwargs)
-        if unknown := sorted(rest):
-            raise InputError(f"generate: unknown argument {unknown[0]!r}")
+        options, _ = Options.of(model.config, kwargs)
+        if isinstance(each, list | tuple) and options.forced_eos_token_id is not None:
+            raise InputError("forced_eos_token_id: not together with one max_new_tokens a source")
         training = model.training
         model.eval()
         try:
             states, mask = self._read(input_ids, attention_mask, langs, encoder_outputs)
             ids, languages = self._begin(states, target_lang, decoder_langs, decoder_input_ids)
             self._lengths(options, kwargs, ids, states.shape[1])
-            options.check(ids)
+            options.check(ids, model.decoder.spec.vocab_size)
             if options.do_sample and options.num_beams == 1 and options.num_return_sequences > 1:
                 many = options.num_return_sequences
                 states, ids = states.repeat_interleave(many, 0), ids.repeat_interleave(many, 0)
