@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import xlm
-from xlm.backends.torch import int8_products, ops_cpu, ops_cuda, ops_int8, placement
+from xlm.backends.torch import int8_products, native, ops_compiled, ops_cpu, ops_cuda, ops_int8, placement
 from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.ops import PLAIN
@@ -76,6 +76,7 @@ def int8_layers(outputs: tuple[int, ...], inputs: int) -> list[torch.nn.Linear]:
 
 
 LIBRARIES = [
+    *([ops_compiled.Bytes] if native.library() else []),
     int8_products.OneDnn,
     *([int8_products.Fbgemm, int8_products.ByRows] if int8_products.has_fbgemm() else []),
 ]
@@ -136,7 +137,7 @@ def test_int8_layers_with_fixed_scales_compute_what_plain_ones_do(library, unifo
 def test_the_two_libraries_of_int8_agree_and_leave_pytorchs_engine(reads, recwarn) -> None:
     engine = torch.backends.quantized.engine
     x, found = torch.randn(5, 64), []
-    for library in LIBRARIES[:2]:
+    for library in (int8_products.OneDnn, int8_products.Fbgemm):
         one = int8_layers((24,), 64)[0]
         placement.quantize_linear(one, None if reads is None else reads.scale)
         ops = ops_int8.Int8(True, library)
@@ -167,13 +168,18 @@ def test_every_choice_has_a_reason_and_doctor_says_it(capsys) -> None:
 @pytest.mark.parametrize(
     ("has", "wanted"),
     [
-        ((True, True, True), ("oneDNN float32", "oneDNN bfloat16", "oneDNN int8")),
-        ((True, False, True), ("oneDNN float32", "bfloat16 weights", "oneDNN int8")),
-        ((False, False, False), ("PyTorch float32", "bfloat16 weights", "int8 weights")),
+        *(
+            [((True, True, True, True), ("own kernels float32", "own kernels bfloat16", "own kernels int8"))]
+            if native.library()
+            else []
+        ),
+        ((True, True, True, False), ("oneDNN float32", "oneDNN bfloat16", "oneDNN int8")),
+        ((True, False, True, False), ("oneDNN float32", "bfloat16 weights", "oneDNN int8")),
+        ((False, False, False, False), ("PyTorch float32", "bfloat16 weights", "int8 weights")),
     ],
 )
 def test_the_documented_table_of_processors(has, wanted, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(("has_avx512", "has_bf16", "has_vnni"), has, strict=True):
+    for name, value in zip(("has_avx512", "has_bf16", "has_vnni", "has_kernels"), has, strict=True):
         monkeypatch.setattr(ops_cpu, name, lambda value=value: value)
     assert all(text.startswith(start) for text, start in zip(ops_cpu.choices().values(), wanted, strict=True))
 

@@ -6,6 +6,8 @@ Only embeddings and attention look at the layout; everything between works on ro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -50,6 +52,11 @@ class Ragged:
     def at(cls, offsets: Tensor, longest: int, causal: bool) -> Ragged:
         """A layout known by tensors alone, so that a compiled graph serves every batch of the same sizes."""
         return cls((), causal, None, (), longest, offsets)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """(sequences + 1,) int64 on the CPU: where each sequence begins, and the end."""
+        return torch.tensor((0, *accumulate(self.lengths)))
 
     def offsets_on(self, device: torch.device) -> Tensor:
         """:attr:`offsets` as a tensor on a device."""

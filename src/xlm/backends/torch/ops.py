@@ -55,6 +55,11 @@ def activation(act: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
 class Operations:
     """PyTorch's own operations. Shapes: rows ``x`` are (tokens, features); attention takes (b, heads, tokens, d)."""
 
+    def by_row(self, module: nn.Module | None) -> bool:
+        """Whether a row of a layer's product (without a layer: a sequence's packed attention) is the same to the last bit
+        whatever else is computed with it."""
+        return False
+
     def enter(self, x: Tensor) -> Tensor:
         """Embedded states as the layers want them."""
         return x

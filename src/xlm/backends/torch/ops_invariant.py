@@ -1,7 +1,8 @@
 """A table of operations whose results for a sequence do not depend, to the last bit, on what runs beside it.
 
-Kernels choose how they sum by the number of rows. Here every product runs on blocks of one fixed number of rows, and
-attention on one sequence at a time; what remains (norms, activations, sums) goes row by row anyway.
+Libraries choose how they sum by the number of rows. Their products run here on blocks of one fixed number of rows, and
+their attention on one sequence at a time; what remains (norms, activations, sums) goes row by row anyway, as do our own
+kernels.
 """
 
 from __future__ import annotations
@@ -32,21 +33,26 @@ class Invariant(Operations):
         return self.inner.norm(module, x)
 
     def linear(self, module: nn.Module, x: Tensor) -> Tensor:
-        return _blocks(lambda part: self.inner.linear(module, part), x)
+        return self._blocks(module, lambda part: self.inner.linear(module, part), x)
 
     def linear_act(self, module: nn.Module, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
-        return _blocks(lambda part: self.inner.linear_act(module, part, act), x)
+        return self._blocks(module, lambda part: self.inner.linear_act(module, part, act), x)
 
     def linear_add(self, module: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
-        return _blocks(lambda part, rest: self.inner.linear_add(module, part, rest, dropout), x, residual)
+        return self._blocks(module, lambda part, rest: self.inner.linear_add(module, part, rest, dropout), x, residual)
 
     def linear_add_norm(
         self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
     ) -> Tensor:
+        if self.inner.by_row(module):
+            return self.inner.linear_add_norm(module, norm, x, residual, dropout)
         return self.norm(norm, self.linear_add(module, x, residual, dropout))
 
     def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = _blocks(lambda part: torch.cat(self.inner.qkv(query, key, value, part), 1), x).chunk(3, dim=1)
+        if self.inner.by_row(query):
+            return self.inner.qkv(query, key, value, x)
+        parts = self._blocks(query, lambda part: torch.cat(self.inner.qkv(query, key, value, part), 1), x)
+        q, k, v = parts.chunk(3, dim=1)
         return q, k, v
 
     def attention(
@@ -55,6 +61,8 @@ class Invariant(Operations):
         return self.inner.attention(q, k, v, bias, dropout, causal)
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
+        if self.inner.by_row(None):
+            return self.inner.ragged_attention(q, k, v, heads, layout, dropout)
         parts, start = [], 0
         for length in layout.lengths:
             rows = slice(start, start + length)
@@ -62,6 +70,10 @@ class Invariant(Operations):
             parts.append(self.inner.ragged_attention(q[rows], k[rows], v[rows], heads, alone, dropout))
             start += length
         return torch.cat(parts) if parts else q
+
+    def _blocks(self, module: nn.Module, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """``run`` of a layer on blocks of rows, unless it goes row by row itself."""
+        return run(*inputs) if self.inner.by_row(module) else _blocks(run, *inputs)
 
 
 def _blocks(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

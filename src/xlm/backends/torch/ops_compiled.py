@@ -1,0 +1,183 @@
+"""The tables of operations that our own kernels compute (``kernels.cpp``), for weights of float32, bfloat16 and int8.
+
+    linear layer + activation + residual + layer norm      one call
+    attention                                              one call, through the products' micro-kernel
+    results                                                to the last bit the same whatever else is in the batch
+
+For few rows, a short text's, products come close to the speed of memory, for many to that of the processor's arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xlm.backends.torch import int8_products, native
+from xlm.backends.torch.calibration import Activations
+from xlm.backends.torch.layout import Ragged
+from xlm.backends.torch.ops_int8 import Int8
+from xlm.backends.torch.ops_packed import Packed
+
+_FUSED: dict[Callable[[Tensor], Tensor], int] = {F.gelu: native.GELU, F.relu: native.RELU}
+"""Activations that are computed on a product's sums."""
+_MIDDLE = 128
+"""What stands for zero in bytes of rows that have their own scale."""
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """A layer norm whose scale and bias are float32."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+class _Rows:
+    """What the tables of floats and of bytes have in common: norms and attention."""
+
+    _products: dict[nn.Module, Any]
+
+    def __init__(self) -> None:
+        self._norms: dict[nn.Module, _Norm] = {}
+
+    def by_row(self, module: nn.Module | None) -> bool:
+        return module is None or isinstance(self._products.get(module), native.Packed | Bytes)
+
+    def _norm(self, module: Any) -> _Norm:
+        found = self._norms.get(module)
+        if found is None:
+            found = _Norm(module.weight.detach().float(), module.bias.detach().float(), module.eps)
+            self._norms[module] = found
+        return found
+
+    def norm(self, module: nn.Module, x: Tensor) -> Tensor:
+        return native.layer_norm(self._norm(module), x)
+
+    def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
+        if dropout or not layout.lengths or (q.shape[1] // heads) % native.GROUPS[q.dtype]:
+            return super().ragged_attention(q, k, v, heads, layout, dropout)  # type: ignore[misc]
+        return native.attention(q, k, v, heads, layout.starts, layout.longest, layout.causal)
+
+
+class CompiledFloats(_Rows, Packed):
+    """Linear layers in float32 or bfloat16."""
+
+    def __init__(self) -> None:
+        Packed.__init__(self)
+        _Rows.__init__(self)
+        self._products: dict[nn.Module, native.Packed] = {}
+        self._wide: dict[nn.Module, Tensor] = {}
+
+    def pack(self, modules: Sequence[nn.Linear], rows: int = 512) -> None:
+        weight = torch.cat([m.weight.detach() for m in modules]) if len(modules) > 1 else modules[0].weight.detach()
+        if weight.shape[1] % native.GROUPS[weight.dtype]:
+            super().pack(modules, rows)
+            return
+        self._products[modules[0]] = native.Packed(weight)
+        for module in modules:
+            module.weight = nn.Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=False)
+
+    def _bias(self, *modules: Any) -> Tensor | None:
+        """The biases of layers that are one matrix, float32."""
+        if modules[0].bias is None:
+            return None
+        found = self._wide.get(modules[0])
+        if found is None:
+            found = self._wide[modules[0]] = torch.cat([m.bias.detach().float() for m in modules])
+        return found
+
+    def _multiply(self, product: native.Packed, x: Tensor, bias: Tensor | None, **rest: Any) -> Tensor:
+        x = x.to(product.dtype)
+        return product(x, x.dtype, bias, **rest)
+
+    def linear(self, module: nn.Module, x: Tensor) -> Tensor:
+        product = self._products.get(module)
+        return super().linear(module, x) if product is None else self._multiply(product, x, self._bias(module))
+
+    def linear_act(self, module: nn.Module, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        product = self._products.get(module)
+        if product is None or act not in _FUSED:
+            return super().linear_act(module, x, act)
+        return self._multiply(product, x, self._bias(module), activation=_FUSED[act])
+
+    def linear_add(self, module: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
+        product = self._products.get(module)
+        if product is None:
+            return super().linear_add(module, x, residual, dropout)
+        return self._multiply(product, x, self._bias(module), residual=residual)
+
+    def linear_add_norm(
+        self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
+    ) -> Tensor:
+        product = self._products.get(module)
+        if product is None:
+            return super().linear_add_norm(module, norm, x, residual, dropout)
+        return self._multiply(product, x, self._bias(module), residual=residual, norm=self._norm(norm))
+
+    def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        product = self._products.get(query)
+        if product is None or key in self._products:
+            return super().qkv(query, key, value, x)
+        q, k, v = self._multiply(product, x, self._bias(query, key, value)).chunk(3, dim=1)
+        return q, k, v
+
+
+class Bytes:
+    """A product of int8 weights, see ``int8_products.Product``; rows become bytes inside it."""
+
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor, reads: Activations | None, gives: Activations | None
+    ) -> None:
+        zero, factor = (_MIDDLE, None) if reads is None else (reads.zero, reads.scale.reciprocal())
+        self.bias, self.packed = bias, native.Packed(weight, scale, zero, factor)
+        fixed = reads is not None and gives is not None and gives.uniform is not None
+        self.gives = (gives.uniform, gives.zero) if fixed and gives is not None and gives.uniform is not None else None
+
+    def linear(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.packed(x, dtype, self.bias)
+
+    def linear_act(self, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        if act not in _FUSED:
+            return act(self.linear(x))
+        dtype = torch.float32 if self.gives is None else torch.uint8
+        return self.packed(x, dtype, self.bias, activation=_FUSED[act], as_bytes=self.gives)
+
+    def linear_add(self, x: Tensor, residual: Tensor, norm: Any = None) -> Tensor:
+        return self.packed(x, torch.float32, self.bias, residual=residual, norm=norm)
+
+
+def _make(
+    weight: Tensor, scale: Tensor, bias: Tensor, reads: Activations | None, gives: Activations | None
+) -> int8_products.Product:
+    own = weight.shape[1] % native.GROUPS[torch.int8] == 0
+    return (Bytes if own else int8_products.OneDnn)(weight, scale, bias, reads, gives)
+
+
+class CompiledBytes(_Rows, Int8):
+    """Linear layers on 8-bit integers; where the processor multiplies bfloat16, attention is in it."""
+
+    def __init__(self, bf16_attention: bool) -> None:
+        Int8.__init__(self, bf16_attention, _make)
+        _Rows.__init__(self)
+        self._attends_in = torch.bfloat16 if bf16_attention else torch.float32
+
+    def linear_add_norm(
+        self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
+    ) -> Tensor:
+        product = self._products.get(module)
+        if not isinstance(product, Bytes):
+            return super().linear_add_norm(module, norm, x, residual, dropout)
+        return product.linear_add(x, residual, self._norm(norm))
+
+    def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        product = self._products.get(query)
+        if not isinstance(product, Bytes) or key in self._products:
+            return super().qkv(query, key, value, x)
+        q, k, v = product.linear(x, self._attends_in).chunk(3, dim=1)
+        return q, k, v
