@@ -21,14 +21,14 @@ from xlm.tasks.base import Item
 from xlm.tasks.choose import Choose
 from xlm.tasks.classify import Classify
 from xlm.tasks.embed import Embed
-from xlm.tasks.examples import ChoiceExample, Gold, QuestionExample, TaggedExample, TextExample
+from xlm.tasks.examples import ChoiceExample, Gold, PairExample, QuestionExample, TaggedExample, TextExample
 from xlm.tasks.language import Fill, Generate
 from xlm.tasks.rerank import Rerank
 from xlm.tasks.tag import Tag
 from xlm.training import finetune_alarms as alarms
 from xlm.training.finetune import finetune
 from xlm.training.finetune import run as finetune_run
-from xlm.training.finetune_best import best_folder, keep_best, score_names
+from xlm.training.finetune_best import best_folder, keep_best
 from xlm.training.finetune_loss import Head
 from xlm.training.finetune_recipe import load_finetune, make_recipe, model_path
 from xlm.training.finetune_steps import Plan, by_tokens, packed
@@ -295,20 +295,17 @@ PROBABLE = [{"label": "a", "probability": 0.9}, {"label": "b", "probability": 0.
         (Tag(("O", "B-PER")), TaggedExample(("x",), ("B-PER",)), [("O", 1.0)]),
         (Tag(("NOUN", "VERB")), TaggedExample(("x",), ("NOUN",)), [("VERB", 1.0)]),
         (Answer(), QuestionExample("q", "x y", (Gold("x", 0),)), [{"text": "x"}]),
-        (Choose(), ChoiceExample("p", ("x", "y"), 0), None),
+        (Choose(), ChoiceExample("p", ("x", "y"), 0), {"best": 0, "probabilities": [0.9, 0.1]}),
         (Embed("mean", 0.05), None, 1),
-        (Rerank(), None, 1),
+        (Rerank(), PairExample("q", "right", ("wrong",)), [0.9, 0.1]),
         (Fill(), None, (1.0, 2.0, 3.0)),
         (Generate(), None, (1.0, 2.0, 3.0)),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_the_names_of_scores_are_known_beforehand(task: Any, example: Any, answer: Any) -> None:
-    if task.name in ("choose", "rerank"):  # their answers are lists of probabilities
-        assert task.metric in score_names(task)
-        return
-    assert set(task.evaluate([example] * 2, [answer] * 2)) == set(score_names(task))
-    assert task.metric in score_names(task)
+    assert set(task.evaluate([example] * 2, [answer] * 2)) == set(task.scores)
+    assert task.metric in task.scores
 
 
 def test_the_weights_of_every_best_are_kept_until_a_checkpoint_knows_of_a_better(tmp_path: Path) -> None:

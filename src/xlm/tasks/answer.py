@@ -38,6 +38,7 @@ class Answer(Task):
     name: ClassVar[str] = "answer"
     head: ClassVar[str] = "ForQuestionAnswering"
     metric: ClassVar[str] = "f1"
+    scores: ClassVar[tuple[str, ...]] = ("f1", "exact_match")
 
     def features(
         self, examples: Sequence[QuestionExample], tokenizer: Any, max_tokens: int, training: bool = False

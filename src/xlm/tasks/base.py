@@ -53,12 +53,14 @@ class Features:
 class Task:
     """Abstract: one kind of question about texts.
 
-    ``head`` is how the documented class ends that answers it; ``metric`` is the score that chooses among checkpoints.
+    ``head`` is how the documented class ends that answers it; ``scores`` are the names that ``evaluate`` gives,
+    ``metric`` is the one of them that chooses among checkpoints.
     """
 
     name: ClassVar[str]
     head: ClassVar[str]
     metric: ClassVar[str]
+    scores: ClassVar[tuple[str, ...]]
     labels: tuple[str, ...] = ()
 
     def features(self, examples: Sequence[Any], tokenizer: Any, max_tokens: int, training: bool = False) -> Features:
@@ -70,7 +72,7 @@ class Task:
         raise TypeError(f"{type(self).__name__} is abstract")
 
     def evaluate(self, examples: Sequence[Any], answers: Sequence[Any]) -> dict[str, float]:
-        """How good the answers are: names and values, ``metric`` among them."""
+        """How good the answers are: ``scores`` with their values."""
         raise TypeError(f"{type(self).__name__} is abstract")
 
     def counts(self, examples: Sequence[Any]) -> Mapping[str, int]:

@@ -21,6 +21,7 @@ class Choose(Task):
     name: ClassVar[str] = "choose"
     head: ClassVar[str] = "ForMultipleChoice"
     metric: ClassVar[str] = "accuracy"
+    scores: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     def features(
         self, examples: Sequence[ChoiceExample], tokenizer: Any, max_tokens: int, training: bool = False

@@ -21,6 +21,11 @@ PROBLEM_TYPES: dict[Problem, str] = {
     "regression": "regression",
 }
 _MULTI_THRESHOLD = 0.5
+_SCORES: Mapping[Problem, tuple[str, ...]] = {
+    "single": ("accuracy", "macro_f1", "mcc"),
+    "multi": ("micro_f1", "macro_f1", "exact"),
+    "regression": ("spearman", "pearson", "mse"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,11 @@ class Classify(Task):
 
     @property
     def metric(self) -> str:  # type: ignore[override]
-        return {"single": "accuracy", "multi": "micro_f1", "regression": "spearman"}[self.problem]
+        return self.scores[0]
+
+    @property
+    def scores(self) -> tuple[str, ...]:  # type: ignore[override]
+        return _SCORES[self.problem]
 
     @classmethod
     def of(

@@ -24,6 +24,7 @@ class Embed(Task):
     name: ClassVar[str] = "embed"
     head: ClassVar[str] = "Model"
     metric: ClassVar[str] = "accuracy"
+    scores: ClassVar[tuple[str, ...]] = ("accuracy", "mrr")
 
     def features(
         self, examples: Sequence[PairExample], tokenizer: Any, max_tokens: int, training: bool = False

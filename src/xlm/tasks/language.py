@@ -18,6 +18,7 @@ class LanguageTask(Task):
     """Abstract: lines of text, laid end to end and cut into rows of whole lines."""
 
     metric: ClassVar[str] = "loss"
+    scores: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "top1")
 
     def features(
         self, examples: Sequence[TextExample], tokenizer: Any, max_tokens: int, training: bool = False

@@ -18,6 +18,7 @@ class Rerank(Task):
     name: ClassVar[str] = "rerank"
     head: ClassVar[str] = "ForSequenceClassification"
     metric: ClassVar[str] = "mrr"
+    scores: ClassVar[tuple[str, ...]] = ("mrr", "accuracy")
 
     def features(
         self, examples: Sequence[PairExample], tokenizer: Any, max_tokens: int, training: bool = False

@@ -31,7 +31,11 @@ class Tag(Task):
 
     @property
     def metric(self) -> str:  # type: ignore[override]
-        return "f1" if is_bio(self.labels) else "accuracy"
+        return self.scores[0]
+
+    @property
+    def scores(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("f1", "precision", "recall", "accuracy") if is_bio(self.labels) else ("accuracy",)
 
     @classmethod
     def of(cls, examples: Sequence[TaggedExample], labels: Sequence[str] | None = None) -> Tag:

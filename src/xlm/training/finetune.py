@@ -17,7 +17,7 @@ from xlm.families.registry import family_of
 from xlm.tokenizers import AutoTokenizer
 from xlm.training import finetune_alarms as alarms
 from xlm.training import translate_recipe
-from xlm.training.finetune_best import check_metric, finish, score_names
+from xlm.training.finetune_best import check_metric, finish
 from xlm.training.finetune_data import prepare
 from xlm.training.finetune_loop import Outcome, Work, conduct
 from xlm.training.finetune_model import folder_of
@@ -94,7 +94,7 @@ class _Tuning(Work):
         self._data = prepare(recipe, tokenizer, limit, output)
         self._watch.data(self._data, min(recipe.data.max_tokens, limit), output, check)
         task = self._data.task
-        check_metric(recipe.metric, score_names(task) if recipe.eval else (), "eval")
+        check_metric(recipe.metric, task.scores if recipe.eval else (), "eval")
         self.metric = recipe.metric or task.metric
         if check:
             return

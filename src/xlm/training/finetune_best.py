@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from xlm.errors import ConfigError
-from xlm.tasks.base import Task
-from xlm.tasks.classify import Classify
-from xlm.tasks.tag import Tag
-from xlm.training.files import atomic_folder, write_text_atomic
+from xlm.training.files import atomic_folder, remove_folder, write_text_atomic
 from xlm.training.finetune_card import write_card
 from xlm.training.finetune_data import Prepared
 from xlm.training.finetune_model import kept, reloaded
 from xlm.training.finetune_recipe import FineTune, model_path
+from xlm.training.output import remove_state, step_folders
 from xlm.training.state import save_model
 
 _LOWER = ("loss", "mse", "perplexity")  # scores of which less is better
-_CLASSES = {
-    "single": ("accuracy", "macro_f1", "mcc"),
-    "multi": ("micro_f1", "macro_f1", "exact"),
-    "regression": ("pearson", "spearman", "mse"),
-}
-_SCORES = {
-    "answer": ("exact_match", "f1"),
-    "choose": ("accuracy",),
-    "embed": ("accuracy", "mrr"),
-    "rerank": ("accuracy", "mrr"),
-    "fill": ("loss", "perplexity", "top1"),
-    "generate": ("loss", "perplexity", "top1"),
-}
-
 Scored = tuple[int, dict[str, float]]
 """A step, and the scores of the model as it was then."""
-
-
-def score_names(task: Task) -> tuple[str, ...]:
-    """The names of the scores that a task's ``evaluate`` gives."""
-    if isinstance(task, Classify):
-        return _CLASSES[task.problem]
-    if isinstance(task, Tag):
-        return ("f1", "precision", "recall", "accuracy") if task.metric == "f1" else ("accuracy",)
-    return _SCORES[task.name]
 
 
 def check_metric(metric: str | None, names: Sequence[str], missing: str) -> None:
@@ -96,9 +70,9 @@ def keep_best(output: Path, model: Any, step: int, saved: int | None) -> None:
     ``saved``: the best that the newest checkpoint knows of, which a run that is killed now goes on with."""
     with atomic_folder(best_folder(output, step)) as temporary:
         kept(model).save_pretrained(temporary)
-    for folder in (output / "best").iterdir():
+    for folder in step_folders(output / "best"):
         if folder not in (best_folder(output, step), best_folder(output, -1 if saved is None else saved)):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
 
 def finish(
@@ -125,12 +99,6 @@ def finish(
         _write(temporary, recipe, data, model, base, rate, chosen, alarms)
     remove_state(output)
     return folder
-
-
-def remove_state(output: Path) -> None:
-    """A finished run is not resumed: what it would take goes, the checkpoints first, for those need the rest."""
-    for name in ("checkpoints", "best"):
-        shutil.rmtree(output / name, ignore_errors=True)
 
 
 def _write(

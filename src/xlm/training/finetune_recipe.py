@@ -16,7 +16,7 @@ from xlm.data.examples import COLUMNS, Bio
 from xlm.data.tables import HUB, SIDES
 from xlm.errors import ConfigError
 from xlm.tasks.classify import Problem
-from xlm.training.recipe import RUN_FIELDS, Optimizer, Schedule
+from xlm.training.recipe import Optimizer, Run, Schedule
 from xlm.training.schema import bounded, build
 
 TaskName = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "fill", "generate"]
@@ -83,10 +83,10 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class FineTune:
+class FineTune(Run):
     """Everything a fine-tuning needs."""
 
-    FREE: ClassVar = RUN_FIELDS | {"on_alarm"}
+    FREE: ClassVar = Run.FREE | {"on_alarm"}
 
     task: TaskName
     train: str | list[str]
@@ -101,27 +101,15 @@ class FineTune:
     warmup: float = bounded(0.1, low=0.0)  # a share of the run, or steps
     decay: Literal["linear", "cosine", "constant"] = "linear"
     clip: float | None = bounded(1.0, above=0.0)
-    dropout: float | None = bounded(None, low=0.0, high=0.9)  # None: the model's own
     mask_rate: float = bounded(0.15, above=0.0, high=0.9)  # task fill
     class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
     evaluations: float = bounded(1.0, above=0.0)  # an epoch
-    patience: int | None = bounded(None, low=1)  # stop after so many evaluations without a better score
-    metric: str | None = None  # that chooses the best checkpoint; None: the task's
     data: Data = field(default_factory=Data)
     questions: Questions = field(default_factory=Questions)
     tuning: Tuning = field(default_factory=Tuning)
     contrast: Contrast = field(default_factory=Contrast)
-    seed: int = bounded(1, low=0)
-    log: int = bounded(10, low=1)  # steps
-    checkpoint_minutes: float = bounded(10.0, low=0.0)
-    keep: int = bounded(1, low=1)  # checkpoints
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: str = "auto"
-    threads: int | None = bounded(None, low=1)
-    max_minutes: float | None = bounded(None, above=0.0)
     max_truncated: float = bounded(0.1, low=0.0, high=1.0)  # alarm when more of the examples are cut
     on_alarm: Literal["warn", "stop"] = "warn"
-    base: str = "."  # the recipe's folder: what input paths are relative to
 
     def paths(self, name: Literal["train", "eval"]) -> list[str]:
         """The files of ``train`` or ``eval`` as they are on this machine."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from xlm.errors import ConfigError
 from xlm.training.schema import bounded, build, set_value
@@ -224,8 +224,27 @@ FREE_FIELDS = ("output", "device", "threads", "max_minutes", "base", "every", "d
 FREE_FIELDS += ("gradient_checkpointing", "parallel")
 
 
-# The same of fine-tuning and translation, whose recipes name what else may change with them as ``FREE``.
-RUN_FIELDS = frozenset("output device threads max_minutes base log checkpoint_minutes keep metric".split())
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the recipes of fine-tuning and of translation have in common: how a run goes, whatever it learns.
+
+    ``FREE`` are the fields that may change when it is resumed.
+    """
+
+    FREE: ClassVar = frozenset("output device threads max_minutes base log checkpoint_minutes keep metric".split())
+
+    dropout: float | None = bounded(None, low=0.0, high=0.9)  # None: the model's own
+    patience: int | None = bounded(None, low=1)  # stop after so many evaluations without a better score
+    metric: str | None = None  # the score that chooses the best model; None: the task's own
+    seed: int = bounded(1, low=0)
+    log: int = bounded(10, low=1)  # steps, of translation rounds
+    checkpoint_minutes: float = bounded(10.0, low=0.0)
+    keep: int = bounded(1, low=1)  # checkpoints
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the machine computes in it, else fp32
+    device: str = "auto"
+    threads: int | None = bounded(None, low=1)
+    max_minutes: float | None = bounded(None, above=0.0)  # stop and save after that long, to be resumed
+    base: str = "."  # the recipe's folder: what input paths are relative to
 
 
 def changed_values(before: Mapping[str, Any], recipe: Any) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from xlm.data.noise import Noise
 from xlm.data.parallel import named
 from xlm.errors import ConfigError
-from xlm.training.recipe import RUN_FIELDS, Optimizer, Schedule, check_schedule
+from xlm.training.recipe import Optimizer, Run, Schedule, check_schedule
 from xlm.training.schema import bounded, build
 
 NAME = "translate"
@@ -117,11 +117,12 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Translate:
+class Translate(Run):
     """Everything a training for translation needs. Files are given as ``de-en=path`` and ``de=path``, or by names that begin
-    with the languages (``de-en.train.tsv``, ``de.txt.gz``)."""
+    with the languages (``de-en.train.tsv``, ``de.txt.gz``). ``metric`` may be bleu, roundtrip, bleu_de-en, ...; None: the
+    first that there is."""
 
-    FREE: ClassVar = RUN_FIELDS | {"micro_tokens"}
+    FREE: ClassVar = Run.FREE | {"micro_tokens"}
 
     task: Literal["translate"] = "translate"
     model: str | None = None  # an encoder-decoder to go on with, or a model that both sides begin as
@@ -145,24 +146,12 @@ class Translate:
     data: Data = field(default_factory=Data)
     batch_tokens: int = bounded(2000, low=16)  # written tokens of an update, over all processes
     micro_tokens: int = bounded(16384, low=64)  # read and written tokens of a forward pass: memory, not results
-    dropout: float | None = bounded(None, low=0.0, high=0.9)  # None: the model's own
     learning_rate: float | None = bounded(None, above=0.0)  # None: the optimizer's
     optimizer: Optimizer = field(
         default_factory=lambda: Optimizer(learning_rate=1e-4, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, clip=5.0)
     )
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=20_000, warmup=0.05, decay="inverse_sqrt"))
     evaluate: int = bounded(0, low=0)  # rounds between evaluations; 0: ten in a run
-    patience: int | None = bounded(None, low=1)  # stop after so many evaluations without a better score
-    metric: str | None = None  # that chooses the best model: bleu, roundtrip, bleu_de-en ...; None: the first there is
-    seed: int = bounded(1, low=0)
-    log: int = bounded(10, low=1)  # rounds
-    checkpoint_minutes: float = bounded(10.0, low=0.0)
-    keep: int = bounded(1, low=1)  # checkpoints
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: str = "auto"
-    threads: int | None = bounded(None, low=1)
-    max_minutes: float | None = bounded(None, above=0.0)
-    base: str = "."  # the recipe's folder: what input paths are relative to
 
     @property
     def rate(self) -> float:
