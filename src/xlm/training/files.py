@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -12,14 +11,14 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from xlm.errors import CheckpointError, OutputError
 
 MANIFEST = "manifest.json"
-
+LOCK = "run.lock"
 
 TRANSIENT = (errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN)
 ATTEMPTS, PAUSE = 4, 0.5  # seconds before the second attempt, twice as long before each after it
@@ -62,10 +61,12 @@ def fsync_path(path: Path) -> None:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A temporary sibling to fill; at the end its files are hashed, flushed, and it is renamed to ``folder``.
 
-    A failure on the way removes the temporary folder and leaves everything else as it was.
+    A failure on the way removes the temporary folder and leaves everything else as it was. An earlier ``folder`` is renamed
+    to a hidden sibling, ``.NAME.….old``, and removed when the new one is in place: a process killed between loses neither.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+    token = uuid.uuid4().hex[:8]
+    temporary, old = (folder.parent / f".{folder.name}.{token}.{end}" for end in ("tmp", "old"))
     try:
         temporary.mkdir()
         yield temporary
@@ -76,12 +77,48 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         (temporary / MANIFEST).write_text(json.dumps(entries, indent=1), "utf-8")
         for path in [*files, temporary / MANIFEST, *(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
             fsync_path(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(temporary, folder)
+        replaces = folder.exists()
+        if replaces:
+            os.rename(folder, old)
+        try:
+            os.rename(temporary, folder)
+        except BaseException:
+            if replaces:
+                os.rename(old, folder)
+            raise
         fsync_path(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def manifest_of(folder: Path) -> dict[str, dict[str, object]] | None:
+    """What ``atomic_folder`` wrote into a folder, by relative path; None for a folder that it did not make."""
+    try:
+        entries = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(entries, dict) and all(isinstance(e, dict) and "sha256" in e for e in entries.values())
+    return entries if ours else None
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Relative paths of the files in a folder that its manifest does not list, sorted: somebody else's."""
+    entries = manifest_of(folder)
+    known = set() if entries is None else {MANIFEST, *entries}
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    return sorted(set(found) - known)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that ``atomic_folder`` made, and no other; under another name first, so that a process that is killed
+    here leaves no half of it in its place."""
+    if folder.is_symlink() or manifest_of(folder) is None:
+        return
+    doomed = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+    with suppress(OSError):  # what cannot be removed stays: nothing depends on it
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def verify_folder(folder: Path) -> None:
@@ -114,9 +151,10 @@ def write_text_atomic(path: Path, text: str) -> None:
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the run folder for this process; a second process fails at once with the holder's host and process id.
 
-    The lock is the kernel's (``flock``): it ends with its process however that dies, so it cannot go stale; the file may stay.
+    The lock is the kernel's (``flock``): it ends with its process however that dies, so it cannot go stale; the file stays,
+    and marks the folder as a run's. Where the system has no such locks (Windows), nothing is held.
     """
-    path = folder / "run.lock"
+    path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -124,7 +162,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         raise OutputError(f"{folder}: the run folder cannot be written: {error.strerror or error}") from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except OSError as error:
             holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
             raise OutputError(
@@ -135,3 +173,12 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file for this process alone; OSError where another has it."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

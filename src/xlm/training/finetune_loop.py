@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,11 +14,11 @@ from typing import Any
 import torch
 
 from xlm.errors import ConfigError, OutputError
-from xlm.training.files import run_lock, write_text_atomic
+from xlm.training.files import write_text_atomic
 from xlm.training.finetune_best import Scores, best_folder, keep_best
 from xlm.training.finetune_model import kept
 from xlm.training.outcome import Ended, stopped
-from xlm.training.pretrain import set_aside
+from xlm.training.output import held
 from xlm.training.recipe import changed_values
 from xlm.training.report import Reporter
 from xlm.training.runtime import Processes, Signals, processes
@@ -90,12 +89,10 @@ def opened(recipe: Any, resume: bool | None, quiet: bool) -> Iterator[tuple[Proc
 
     Raises:
         ConfigError: there is no checkpoint where one is demanded.
+        OutputError: the folder is no run's, or a finished one's and ``resume`` is None.
     """
     output = Path(recipe.output)
-    with processes(recipe.device) as group, run_lock(output) if group.first else nullcontext():
-        if resume is False and group.first:
-            set_aside(output)
-            shutil.rmtree(output / "best", ignore_errors=True)
+    with processes(recipe.device) as group, held(output, resume) if group.first else nullcontext():
         group.wait()
         found = checkpoint_folders(output)
         if resume and not found:

@@ -24,6 +24,7 @@ from xlm.training.evaluate import LanguageScore, Validation, summary
 from xlm.training.files import atomic_folder, run_lock, write_text_atomic
 from xlm.training.optim import rate_factor
 from xlm.training.outcome import Ended, stopped
+from xlm.training.output import check_finished, set_aside
 from xlm.training.recipe import Recipe, changed_fields
 from xlm.training.report import Reporter
 from xlm.training.runtime import Processes, Signals, choose_device, processes, use_bf16
@@ -56,6 +57,8 @@ def pretrain(recipe: Recipe, *, resume: bool | None = None, quiet: bool = False)
     with processes(recipe.device) as group, run_lock(output) if group.first else nullcontext():
         if resume is False and group.first:
             set_aside(output)
+        if group.first:
+            check_finished(output, resume)
         group.wait()
         found = checkpoint_folders(output)
         if resume and not found:
@@ -65,17 +68,6 @@ def pretrain(recipe: Recipe, *, resume: bool | None = None, quiet: bool = False)
             return _Run(recipe, output, found[-1] if found else None, report, group).go()
         finally:
             report.close()
-
-
-def set_aside(output: Path) -> None:
-    """Move what an earlier run left in the output folder into ``previous-N``, token stores excepted."""
-    names = ("checkpoints", "metrics.jsonl", "loss.png", "report.html", "tensorboard", "model", "recipe.json")
-    present = [output / name for name in names if (output / name).exists()]
-    if present:
-        target = next(path for n in range(1, 10**6) if not (path := output / f"previous-{n}").exists())
-        target.mkdir()
-        for path in present:
-            path.rename(target / path.name)
 
 
 def _step_of(folders: list[Path]) -> int:

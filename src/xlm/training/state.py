@@ -22,7 +22,7 @@ from torch import nn
 
 from xlm.data.vocabulary import TOKENIZER_FILES
 from xlm.errors import CheckpointError, OutputError
-from xlm.training.files import atomic_folder, verify_folder
+from xlm.training.files import atomic_folder, remove_folder, verify_folder
 from xlm.training.runtime import Processes
 from xlm.training.sharding import SHARDS, fill, is_cut, load_shards, plain_class, save_shards
 from xlm.training.steps import Cursor
@@ -91,7 +91,7 @@ def save_checkpoint(
     if not group.first:
         return folder
     for old in checkpoint_folders(output)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
     for leftover in folder.parent.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     return folder

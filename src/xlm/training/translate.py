@@ -27,9 +27,10 @@ from xlm.hub import resolve
 from xlm.tasks.translate import Sentences
 from xlm.tokenizers import AutoTokenizer
 from xlm.training.files import atomic_folder, write_text_atomic
-from xlm.training.finetune_best import best_folder, check_metric, remove_state
+from xlm.training.finetune_best import best_folder, check_metric
 from xlm.training.finetune_loop import Outcome, Work, conduct
 from xlm.training.finetune_recipe import model_path
+from xlm.training.output import remove_state
 from xlm.training.report import Reporter
 from xlm.training.runtime import Processes
 from xlm.training.state import Progress, save_model
