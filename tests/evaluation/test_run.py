@@ -225,6 +225,20 @@ def test_a_report_replaces_nothing_else(data, tmp_path: Path, monkeypatch):
     assert [path.name for path in tmp_path.glob(".*.tmp")] == []
 
 
+def test_a_report_knows_its_own_files(data, tmp_path: Path):
+    outcome = evaluate("m", "xnli", data, load=lambda name: Fake(), with_baselines=False)
+    write(tmp_path / "mine" / "results.json", "{}")
+    with pytest.raises(OutputError, match="holds files that are no report"):
+        write_report(outcome, tmp_path / "mine")
+    write_report(outcome, tmp_path / "report")
+    write_report(outcome, tmp_path / "report")
+    write(tmp_path / "report" / "errors" / "notes.txt", "mine")
+    with pytest.raises(OutputError, match=r"none of its \(errors/notes\.txt\)"):
+        write_report(outcome, tmp_path / "report")
+    assert (tmp_path / "report" / "errors" / "notes.txt").read_text() == "mine"
+    assert not list(tmp_path.glob(".report*"))
+
+
 def test_command(data, capsys, monkeypatch, tmp_path: Path):
     monkeypatch.setattr("xlm.inference.engine.load", lambda *args, **options: Fake())
     assert main(["evaluate", "--list"]) == 0

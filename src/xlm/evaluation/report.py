@@ -16,11 +16,12 @@ from xlm.errors import OutputError
 from xlm.evaluation import pages
 from xlm.evaluation.plots import check, plot
 from xlm.evaluation.results import Outcome
-from xlm.training.files import atomic_folder
+from xlm.training.files import atomic_folder, foreign_files, manifest_of
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a folder that holds something other than an earlier report, before anything is computed.
+    """Refuse a folder that holds anything but an earlier report, before anything is computed: the new one replaces it. A
+    report knows its files by its manifest.
 
     Raises:
         OutputError: it is a file, or a folder with other content.
@@ -29,8 +30,16 @@ def check_target(folder: Path) -> None:
     check()
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"report={str(folder)!r} is a file: a folder is needed")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "results.json").is_file():
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if "report.html" not in (manifest_of(folder) or {}):
         raise OutputError(f"report={str(folder)!r} holds files that are no report: name an empty or a new folder")
+    if others := foreign_files(folder):
+        more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""
+        raise OutputError(
+            f"report={str(folder)!r} holds a report and files that are none of its ({', '.join(others[:3])}{more}): "
+            "move them away, or name another folder"
+        )
 
 
 def write_report(outcome: Outcome, folder: str | Path) -> Path:
