@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -62,7 +64,7 @@ def test_every_row_once_over_shards(engine: Any, source: Path, tmp_path: Path) -
     for key in one:
         np.testing.assert_allclose(one[key], many[key], atol=2e-6)
     wanted = engine.embed(["你好 3", "line 11"])
-    np.testing.assert_allclose([one["a.jsonl", 3], one["b.txt", 11]], wanted, atol=2e-6)
+    np.testing.assert_allclose([one["a.jsonl", 4], one["b.txt", 12]], wanted, atol=2e-6)
     assert bad_rows(tmp_path / "whole") == bad_rows(tmp_path / "shared") == ["10", "12", "8"]
 
 
@@ -88,6 +90,41 @@ def test_run_again_it_goes_on(engine: Any, source: Path, tmp_path: Path) -> None
     (output / "manifest-0-of-1.json").unlink()
     assert embed_files(engine, source, output, rows_a_part=5).written == 8
     assert bad_rows(output) == ["10", "12", "8"]
+
+
+def test_rows_are_lines_of_the_file(engine: Any, tmp_path: Path) -> None:
+    """Blank lines are no rows, and a row of CSV may have several lines: a row is found again by its line all the same."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("one\n\n\nfour\n\nsix\n", "utf-8")
+    (folder / "b.csv").write_text('text\n"two\nlines"\n\nfive\n', "utf-8")
+    (folder / "c.jsonl").write_text('\n{"text": "two"}\n\n{"text": "four"}\n', "utf-8")
+    pq.write_table(importlib.import_module("pyarrow").table({"text": ["one", "two", "three"]}), folder / "d.parquet")
+    embed_files(engine, folder, tmp_path / "out", rows_a_part=2, keep_text=True)
+    tables = [pq.read_table(tmp_path / "out" / part.file).to_pylist() for part in all_parts(tmp_path / "out")]
+    found = [(Path(row["source"]).suffix, row["row"], row["text"]) for rows in tables for row in rows]
+    wanted = {".txt": [(1, "one"), (4, "four"), (6, "six")], ".csv": [(2, "two\nlines"), (5, "five")]}
+    wanted |= {".jsonl": [(2, "two"), (4, "four")], ".parquet": [(1, "one"), (2, "two"), (3, "three")]}
+    assert found == [(suffix, *row) for suffix, rows in wanted.items() for row in rows]
+
+
+def test_changed_content_of_the_same_size_is_noticed(engine: Any, tmp_path: Path) -> None:
+    source, output = tmp_path / "texts.txt", tmp_path / "out"
+    source.write_text("good\nfine\n", "utf-8")
+    embed_files(engine, source, output, rows_a_part=1)
+    os.utime(source, ns=(1, 1))  # the same content, copied anew
+    assert embed_files(engine, source, output, rows_a_part=1).kept == 2
+    source.write_text("evil\nfine\n", "utf-8")
+    os.utime(source, ns=(1, 1))
+    with pytest.raises(OutputError, match=r"other settings \(files\)"):
+        embed_files(engine, source, output, rows_a_part=1)
+    source.write_text("good\nfine\n", "utf-8")
+    part = output / "part-00000-000001.parquet"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    mended = embed_files(engine, source, output, rows_a_part=1)
+    assert (mended.kept, mended.written) == (1, 1) and len(read(output)) == 2
 
 
 def test_a_run_goes_on_with_the_same_model_and_language_alone(
@@ -133,8 +170,14 @@ def test_bad_arguments(engine: Any, tmp_path: Path) -> None:
     for text in ("", "1", "2/2", "a/b", "-1/2"):
         with pytest.raises(InputError, match="must be i/n"):
             parse_shard(text)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no file there"):
-        embed_files(engine, tmp_path, tmp_path / "out")
+        embed_files(engine, tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(DataError, match="nosuch: no such file or folder"):
+        embed_files(engine, tmp_path / "nosuch", tmp_path / "out")
+    for output in (tmp_path / "empty" / "out", tmp_path / "empty"):
+        with pytest.raises(InputError, match=r"output is '.*empty.*in the folder of texts"):
+            embed_files(engine, tmp_path / "empty", output)
 
 
 def test_the_class_for_ray_adds_a_column(engine: Any) -> None:
@@ -176,7 +219,7 @@ def test_long_texts_are_read_in_windows(engine: Any, source: Path, tmp_path: Pat
     done = embed_files(engine, source, tmp_path / "out", long="windows", pooling="max")
     assert (done.rows, done.bad) == (33, 2)
     wanted = engine.embed(["long " * 600], "max", long="windows")[0]
-    np.testing.assert_allclose(read(tmp_path / "out")["a.jsonl", 11], wanted, atol=2e-6)
+    np.testing.assert_allclose(read(tmp_path / "out")["a.jsonl", 12], wanted, atol=2e-6)
 
 
 def test_files_at_a_url(engine: Any, source: Path, tmp_path: Path) -> None:

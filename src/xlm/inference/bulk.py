@@ -28,7 +28,7 @@ from xlm.inference.sources import Source, find_sources
 
 @dataclass(frozen=True)
 class Part:
-    """A file of vectors: the rows ``first`` up to ``first + rows`` of ``source``, but for ``bad`` ones."""
+    """A file of vectors: of ``source``, ``rows`` records from the ``first`` on (from 0), ``bad`` ones left out."""
 
     file: str
     source: str
@@ -89,6 +89,8 @@ def embed_files(
 ) -> Done:
     """Embed the texts of files into Parquet parts ``part-FILE-NUMBER.parquet``: source, row, embedding (and text).
 
+    ``row`` is the line of ``source`` that the text stands in (the first of its lines), of Parquet the row; both from 1.
+
     Args:
         engine: of `xlm.load`.
         source: a file or a folder, here or at a URL (``s3://bucket/folder``): JSONL, CSV, TSV, Parquet with a ``column`` of
@@ -107,10 +109,13 @@ def embed_files(
 
     Raises:
         DataError: no such file, or one that cannot be read at all.
+        InputError: ``output`` lies in ``source``, where its parts would be texts of the next run.
         OutputError: the folder holds parts made under other settings, or cannot be written.
     """
     if rows_a_part < 1:
         raise InputError(f"rows_a_part is {rows_a_part}: it must be at least 1")
+    if "://" not in str(source) and Path(output).absolute().resolve().is_relative_to(Path(source).resolve()):
+        raise InputError(f"output is {str(output)!r}, in the folder of texts {str(source)!r}: name one outside it")
     pyarrow = _pyarrow()
     files = find_sources(source)
     folder = make_folder(output, "output")
@@ -133,11 +138,11 @@ def embed_files(
                 continue
             file = f"part-{index:05}-{chunk_number:06}.parquet"
             known = manifest.parts.get(file)
-            if known is not None and (folder / file).is_file() and (folder / file).stat().st_size == known.bytes:
+            if known is not None and _is_whole(folder / file, known):
                 kept += 1
                 continue
             first = chunk_number * rows_a_part
-            numbers, texts, bad = _texts_of(chunk, first, column, engine, may_cut, prompt)
+            numbers, texts, bad = _texts_of(chunk, column, engine, may_cut, prompt)
             vectors = engine.embed(texts, **options)
             if bad:
                 lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in bad]
@@ -185,14 +190,14 @@ def _chunks(origin: Source, rows_a_part: int) -> Iterator[list[Row | BadRow]]:
 
 
 def _texts_of(
-    chunk: Sequence[Row | BadRow], first: int, column: str, engine: Any, may_cut: bool, prompt: str | None
+    chunk: Sequence[Row | BadRow], column: str, engine: Any, may_cut: bool, prompt: str | None
 ) -> tuple[list[int], list[str], list[dict[str, Any]]]:
-    """Row numbers and texts of a chunk, and what is wrong with the others."""
+    """Lines (of Parquet: rows) and texts of a chunk, and what is wrong with the others."""
     numbers: list[int] = []
     texts: list[str] = []
     places: list[str] = []
     bad: list[dict[str, Any]] = []
-    for number, row in enumerate(chunk, first):
+    for row in chunk:
         if isinstance(row, BadRow):
             bad.append({"where": row.where, "reason": row.reason})
             continue
@@ -201,7 +206,7 @@ def _texts_of(
             reason = f"no column {column!r}" if text is None else f"column {column!r} holds no text"
             bad.append({"where": row.where, "reason": reason})
             continue
-        numbers.append(number)
+        numbers.append(_line_of(row.where))
         texts.append(text)
         places.append(row.where)
     if not may_cut:
@@ -209,6 +214,22 @@ def _texts_of(
             bad.append({"where": places[at], "reason": f"longer than the model's {engine.max_tokens:,} tokens"})
             del numbers[at], texts[at]
     return numbers, texts, bad
+
+
+def _line_of(where: str) -> int:
+    """The number that a row's place ends in: ``texts/a.jsonl:17``, ``a.parquet: row 17``."""
+    return int(where[len(where.rstrip("0123456789")) :])
+
+
+def _is_whole(path: Path, part: Part) -> bool:
+    """Whether a part is there as its manifest says, to the last byte."""
+    try:
+        with path.open("rb") as stream:
+            return (
+                path.stat().st_size == part.bytes and hashlib.file_digest(stream, "sha256").hexdigest() == part.sha256
+            )
+    except OSError:
+        return False
 
 
 def _write_part(

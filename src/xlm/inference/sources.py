@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ class Source:
     Attributes:
         name: its path, or its URL.
         size: in bytes.
-        stamp: what changes when its content does: an ETag or a time, "" where the store tells none.
+        stamp: what changes when its content does: of a file here its SHA-256, which copies on other machines share; of
+            one in a store an ETag or a time, "" where it tells none.
     """
 
     name: str
@@ -60,12 +62,22 @@ def find_sources(place: str | Path) -> list[Source]:
     if "://" in str(place):
         return _remote(str(place))
     path = Path(place)
+    if not path.exists():
+        raise DataError(f"{place}: no such file or folder")
     if path.is_file():
-        return [Source(str(path), path.stat().st_size)]
+        return [_here(path)]
     found = [p for p in path.rglob("*") if p.is_file() and _wanted(p.name)]
     if not found:
         raise DataError(f"{place}: no file there ends in {', '.join(ENDINGS)} (or .gz after it)")
-    return [Source(str(p), p.stat().st_size) for p in sorted(found)]
+    return [_here(path) for path in sorted(found)]
+
+
+def _here(path: Path) -> Source:
+    try:
+        with path.open("rb") as stream:
+            return Source(str(path), path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _wanted(name: str) -> bool:
