@@ -107,7 +107,7 @@ def test_a_prompt_counts_among_what_is_cut(offline: Any) -> None:
 
 def test_embed_all_takes_what_it_reads(address: str) -> None:
     body = httpx.get(address + "/openapi.json").json()["components"]["schemas"]["EmbedAll"]
-    assert set(body["properties"]) == {"inputs", "model", "truncate", "prompt_name"}
+    assert set(body["properties"]) == {"inputs", "model", "lang", "truncate", "prompt_name"}
 
 
 def test_wrong_kind_is_named(address: str) -> None:

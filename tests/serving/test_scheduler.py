@@ -20,7 +20,7 @@ class Gate:
         self.packs: list[list[int]] = []
         self.started, self.let = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, rows: list[Sequence[int]]) -> torch.Tensor:
+    def __call__(self, rows: list[Sequence[int]], languages: list[int | None]) -> torch.Tensor:
         self.packs.append([row[0] for row in rows])
         self.started.release()
         self.let.acquire()

@@ -24,6 +24,14 @@ def serve(
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0: any free one.")] = 8000,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    lang: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lang",
+            metavar="[NAME=]CODE",
+            help="The language of texts whose requests name none, for XLM models that know it. May be given again, by model.",
+        ),
+    ] = None,
     api_key: Annotated[
         list[str] | None,
         typer.Option("--api-key", envvar="XLM_API_KEYS", help="A key that clients must send. May be given again."),
@@ -53,7 +61,7 @@ def serve(
     # time until the server is ready. From then on `run` lets it be looked for again.
     gc.disable()
     try:
-        _serve(models or [None], dtype, device, settings, host, port, log_requests)
+        _serve(models or [None], dtype, device, lang or [], settings, host, port, log_requests)
     finally:
         gc.enable()
 
@@ -62,6 +70,7 @@ def _serve(
     models: Sequence[str | None],
     dtype: str | None,
     device: str | None,
+    langs: Sequence[str],
     settings: Settings,
     host: str,
     port: int,
@@ -75,13 +84,28 @@ def _serve(
         raise MissingExtraError("xlm serve", error.name or "fastapi", "serve") from error
     from xlm.serving.loading import loader, name_of
 
-    loaders = {}
+    places: dict[str, str | None] = {}
     for argument in models:
         name, path = None, argument
         if argument is not None and "=" in argument and not os.path.isdir(argument):
             name, path = argument.rsplit("=", 1)
         name = name or name_of(path)
-        if name in loaders:
+        if name in places:
             raise InputError(f"two models are called {name!r}: give one of them another name, as in  NAME={path}")
-        loaders[name] = loader(path, dtype, device)
+        places[name] = path
+    spoken = _by_model(langs, list(places))
+    loaders = {name: loader(path, dtype, device, spoken.get(name)) for name, path in places.items()}
     run(loaders, settings, host=host, port=port, log_requests=log_requests, say=lambda text: stderr().print(text))
+
+
+def _by_model(langs: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """The language of each model, from ``CODE`` for all and ``NAME=CODE`` for one."""
+    from xlm.errors import InputError
+
+    found: dict[str, str] = {}
+    for entry in sorted(langs, key=lambda entry: "=" in entry):  # what is said of one model wins
+        name, _, code = entry.rpartition("=")
+        if name and name not in names:
+            raise InputError(f"--lang {entry}: there is no model {name!r} here, but {', '.join(names)}")
+        found |= dict.fromkeys([name] if name else names, code)
+    return found

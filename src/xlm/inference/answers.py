@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xlm.backends.torch.packed import head_scores
 from xlm.errors import InputError
+from xlm.inference.language import Language
 from xlm.tasks.answer import Answer
 from xlm.tasks.base import Features, Item, Scores, bare, before_first
 from xlm.tasks.choose import Choose
@@ -43,6 +44,7 @@ class Answers:
     tasks: tuple[str, ...]
     batch_invariant: bool
     _packs: Packs
+    _language: Language
 
     def classify(
         self,
@@ -247,6 +249,8 @@ class Answers:
             raise InputError(f"{self.name} is a {type(self.model).__name__}: generate needs {_HEADS['generate']}")
         seed = options.pop("seed", None)
         found = []
+        if self._language.number is not None:
+            self.model.config.lang_id = self._language.number  # what the model adds to every token that it generates
         begins = before_first(self.tokenizer)
         given = [_text(text, f"texts[{n}]") for n, text in enumerate(_listed(texts, "texts"))]
         for number, (text, ids) in enumerate(zip(given, bare(self.tokenizer, given), strict=True)):

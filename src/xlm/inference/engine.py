@@ -10,6 +10,7 @@ packed, without padding, a bounded number of tokens at a time; so an answer does
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,8 @@ from xlm.tasks.retrieve import POOLINGS, normalized, pool
 Floats = NDArray[np.float32]
 Pack = tuple[list[int], list[int], Tensor]
 """Indices of rows, their lengths, and their states (tokens, hidden) end to end."""
-Packs = Callable[[Sequence[Sequence[int]]], Iterator[Pack]]
+Packs = Callable[[Sequence[Sequence[int]], int | None], Iterator[Pack]]
+"""Runs rows of ids in a language of the model's language table, or in none."""
 
 TOKENS_A_PACK = 1024
 """Tokens that run at once on a CPU: enough to keep the cores busy, little enough to stay in their caches."""
@@ -73,7 +75,7 @@ class Engine(Answers, LongTexts, Translates):
         self._rows = Rows(parts.tokenizer, spec.vocab_size, self.max_tokens)
         self.tasks = tasks_of(parts.model)
         self._tokens: list[str] = []
-        self._packs: Packs = self._own_packs
+        self._run: Packs = self._own_packs
         self._states: Callable[[Batch], Tensor] = Bucketed(parts.model) if parts.compiled else parts.model.states
         self.computed_by: str = parts.model.computed_by
         self._language: Language = Language(None, None)
@@ -94,6 +96,23 @@ class Engine(Answers, LongTexts, Translates):
     @lang.setter
     def lang(self, name: str | None) -> None:
         self._language = speak(self.model, self.tokenizer, name, self.name)
+
+    @property
+    def lang_id(self) -> int | None:
+        """The row of the model's language table that is added to every token; None: none is."""
+        return self._language.number
+
+    def speaking(self, lang: str | None) -> Engine:
+        """An engine on the same weights for texts in another language; this one, and its other users, stay as they are.
+
+        Raises:
+            InputError: as when ``lang`` is set.
+        """
+        other = copy.copy(self)
+        other.tokenizer = copy.copy(self.tokenizer)  # it keeps the rules of words as an attribute
+        other._rows = Rows(other.tokenizer, self._rows.vocab_size, self.max_tokens)
+        other.lang = lang
+        return other
 
     def encode(self, inputs: Sequence[Input], *, truncate: bool = False) -> list[Floats]:
         """The last hidden states of every input, special tokens included: float32 arrays (tokens_i, hidden).
@@ -272,10 +291,13 @@ class Engine(Answers, LongTexts, Translates):
 
     def run_with(self, packs: Packs) -> None:
         """Let ``packs`` run the rows of all calls: a server's, which mixes the rows of many requests."""
-        self._packs = packs
+        self._run = packs
+
+    def _packs(self, rows: Sequence[Sequence[int]]) -> Iterator[Pack]:
+        return self._run(rows, self._language.number)
 
     @torch.inference_mode()
-    def _own_packs(self, rows: Sequence[Sequence[int]]) -> Iterator[Pack]:
+    def _own_packs(self, rows: Sequence[Sequence[int]], language: int | None) -> Iterator[Pack]:
         """Run the rows and yield (indices of rows, their lengths, states (tokens, hidden)), longest rows first.
 
         Rows of one length stand together, which is what packed attention is quick at.
@@ -286,8 +308,7 @@ class Engine(Answers, LongTexts, Translates):
             members = order[start:end]
             ids, lengths = pack([np.asarray(rows[index]) for index in members])
             tokens = torch.as_tensor(ids, device=self.device)
-            number = self._language.number
-            languages = None if number is None else torch.full_like(tokens, number)
+            languages = None if language is None else torch.full_like(tokens, language)
             yield members, lengths, self._states(Batch.packed(tokens, lengths, languages=languages))
 
     @torch.inference_mode()

@@ -24,7 +24,7 @@ def languages_of(model: Any, tokenizer: Any) -> tuple[str, ...]:
 
 
 def speak(model: Any, tokenizer: Any, name: str | None, of: str) -> Language:
-    """Have ``tokenizer`` split words by the rules of language ``name``, and ``model`` generate in it.
+    """Have ``tokenizer`` split words by the rules of language ``name``; what else ``model`` needs to read it.
 
     Raises:
         InputError: a language that the model ``of`` that name does not know, or one although it reads all alike.
@@ -41,7 +41,4 @@ def speak(model: Any, tokenizer: Any, name: str | None, of: str) -> Language:
         raise InputError(f"lang is {name!r}: {of} knows {', '.join(sorted(known)) or 'no language by name'}")
     if rules:
         tokenizer.lang = name
-    if not table:
-        return Language(name, None)
-    model.config.lang_id = known[name]
-    return Language(name, known[name])
+    return Language(name, known[name] if table else None)

@@ -15,7 +15,9 @@ _AT_ONCE = 1 << 22
 """Bytes that are read at once."""
 
 
-def loader(path_or_name: str | None, dtype: str | None, device: str | None) -> Callable[[], Any]:
+def loader(
+    path_or_name: str | None, dtype: str | None, device: str | None, lang: str | None = None
+) -> Callable[[], Any]:
     """What loads an engine when it is called; arguments and errors as in `xlm.load`."""
 
     def load() -> Any:
@@ -23,7 +25,7 @@ def loader(path_or_name: str | None, dtype: str | None, device: str | None) -> C
         threading.Thread(target=read_ahead, args=(folder,), daemon=True).start()
         import xlm
 
-        return xlm.load(path_or_name, dtype=dtype, device=device)
+        return xlm.load(path_or_name, dtype=dtype, device=device, lang=lang)
 
     return load
 

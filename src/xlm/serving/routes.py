@@ -33,15 +33,17 @@ def _listed(texts: str | list[str]) -> list[str]:
     return [texts] if isinstance(texts, str) else texts
 
 
-def _serve(request: Request, name: str | None, texts: Sequence[Any], param: str, task: str) -> tuple[Desk, Served]:
-    """The model of a request, which must be of the right kind, for so many texts."""
+def _serve(
+    request: Request, body: schema.Asked | schema.Translate, texts: Sequence[Any], param: str, task: str
+) -> tuple[Desk, Served]:
+    """The model of a request, which must be of the right kind, for so many texts, in the request's language."""
     desk = _desk(request)
     desk.check(texts, param)
-    served = desk.find(name)
+    served = desk.find(body.model)
     if task not in served.engine.tasks:
         kind, tasks = type(served.engine.model).__name__, ", ".join(served.engine.tasks)
         raise Refused(422, f"{served.name} is a {kind}: it cannot {task}, but {tasks}", "model")
-    return desk, served
+    return desk, served.speaking(body.lang) if isinstance(body, schema.Asked) else served
 
 
 async def _answered(
@@ -96,7 +98,7 @@ async def embeddings(request: Request, body: schema.Embeddings) -> dict[str, Any
     for index, item in enumerate(inputs):
         if not (item.strip() if isinstance(item, str) else item):
             raise Refused(400, f"input[{index}] is empty: a text is needed", "input")
-    desk, served = _serve(request, body.model, inputs, "input", "embed")
+    desk, served = _serve(request, body, inputs, "input", "embed")
     width = served.engine.hidden_size
     if body.dimensions is not None and body.dimensions > width:
         raise Refused(400, f"dimensions is {body.dimensions}: this model has {width}", "dimensions")
@@ -118,7 +120,7 @@ async def embeddings(request: Request, body: schema.Embeddings) -> dict[str, Any
 async def embed(request: Request, body: schema.Embed) -> Response:
     """Vectors of texts."""
     texts = _listed(body.inputs)
-    desk, served = _serve(request, body.model, texts, "inputs", "embed")
+    desk, served = _serve(request, body, texts, "inputs", "embed")
     if body.long == "windows":
         options = {"pooling": body.pooling, "normalize": body.normalize, "prompt": body.prompt_name, "long": "windows"}
         return Json(await desk.ask(request.scope, lambda: served.engine.embed(texts, **options)))
@@ -134,7 +136,7 @@ async def embed(request: Request, body: schema.Embed) -> Response:
 async def embed_all(request: Request, body: schema.EmbedAll) -> Response:
     """Dense, sparse and multi-vector outputs of one forward, for checkpoints that have those heads."""
     texts = _listed(body.inputs)
-    desk, served = _serve(request, body.model, texts, "inputs", "embed")
+    desk, served = _serve(request, body, texts, "inputs", "embed")
     if (multi := served.engine.embedding.multi) is not None:
         longest = served.engine.max_tokens
         tokens = sum(min(len(text) + 3, longest) for text in texts)  # hardly ever more than characters
@@ -154,7 +156,7 @@ async def embed_all(request: Request, body: schema.EmbedAll) -> Response:
 async def similarity(request: Request, body: schema.Similarity) -> Response:
     """Cosines of one sentence with many. Among what was cut, 0 is that sentence, 1 the first of the many."""
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
-    desk, served = _serve(request, body.model, texts, "inputs", "embed")
+    desk, served = _serve(request, body, texts, "inputs", "embed")
     vectors, lengths = await desk.vectors(request.scope, served, texts, normalize=True, truncate=body.truncate)
     cut = await _truncated(request, desk, served, texts, lengths) if body.truncate else []
     return Json((vectors[1:] @ vectors[0]).tolist(), headers=_cut_header(cut))
@@ -167,7 +169,7 @@ async def tokenize(request: Request, body: schema.Tokenize) -> list[list[dict[st
     desk = _desk(request)
     desk.check(texts, "inputs")
     desk.check_answer(sum(map(len, texts)) * _BYTES_A_TOKEN, "inputs")
-    served = desk.find(body.model)
+    served = desk.find(body.model).speaking(body.lang)
 
     def call() -> list[list[dict[str, Any]]]:
         tokenizer = served.engine.tokenizer
@@ -213,6 +215,8 @@ async def info(request: Request, model: str | None = None) -> dict[str, Any]:
         "hidden_size": engine.hidden_size,
         "tasks": engine.tasks,
         "directions": engine.directions,
+        "languages": engine.languages,
+        "lang": engine.lang,
         "max_client_batch_size": desk.settings.inputs,
         "max_batch_tokens": desk.settings.tokens_a_pack,
         "version": __version__,
@@ -257,7 +261,7 @@ async def _classified(
     request: Request, body: schema.Predict | schema.Classify, pairs: list[Any], raw: bool = False
 ) -> tuple[Served, list[dict[str, Any]], dict[str, str]]:
     flat = [text for item in pairs for text in ([item] if isinstance(item, str) else item)]
-    desk, served = _serve(request, body.model, flat, "inputs", "classify")
+    desk, served = _serve(request, body, flat, "inputs", "classify")
     found, headers = await _answered(
         request, desk, body.truncate,
         lambda: served.engine.classify(pairs, truncate=body.truncate, raw=raw),
@@ -287,7 +291,7 @@ async def rerank(request: Request, body: schema.Rerank) -> Any:
         texts.append(text)
     if not texts:
         raise Refused(422, f"{param} is empty: at least one is needed", param)
-    desk, served = _serve(request, body.model, [body.query, *texts], param, "rerank")
+    desk, served = _serve(request, body, [body.query, *texts], param, "rerank")
     found, headers = await _answered(
         request, desk, body.truncate,
         lambda: served.engine.rerank(body.query, texts, truncate=body.truncate, raw=body.raw_scores),
@@ -321,7 +325,7 @@ async def rerank(request: Request, body: schema.Rerank) -> Any:
 async def fill_mask(request: Request, body: schema.FillMask) -> Response:
     """The most probable tokens for every mask."""
     texts = _listed(body.inputs)
-    desk, served = _serve(request, body.model, texts, "inputs", "fill-mask")
+    desk, served = _serve(request, body, texts, "inputs", "fill-mask")
     mask = served.engine.tokenizer.mask_token
     filled = sum(text.count(mask) * (_BYTES_A_TOKEN + len(text)) for text in texts)  # each answer has the text filled
     desk.check_answer(filled * body.top_k, "inputs")
@@ -337,7 +341,7 @@ async def fill_mask(request: Request, body: schema.FillMask) -> Response:
 async def tag(request: Request, body: schema.Tag) -> list[dict[str, Any]]:
     """Spans with labels, in code points of the text."""
     texts = _listed(body.inputs)
-    desk, served = _serve(request, body.model, texts, "inputs", "tag")
+    desk, served = _serve(request, body, texts, "inputs", "tag")
     return await desk.ask(request.scope, lambda: served.engine.tag(texts))
 
 
@@ -349,14 +353,14 @@ async def answer(request: Request, body: schema.Answer) -> list[dict[str, Any]]:
         raise Refused(
             422, f"question has {len(questions)} texts, context {len(contexts)}: as many are needed", "context"
         )
-    desk, served = _serve(request, body.model, [*questions, *contexts], "context", "answer")
+    desk, served = _serve(request, body, [*questions, *contexts], "context", "answer")
     return await desk.ask(request.scope, lambda: served.engine.answer(questions, contexts, top_k=body.top_k))
 
 
 @router.post("/choose", tags=["tasks"])
 async def choose(request: Request, body: schema.Choose) -> dict[str, Any]:
     """Which choice goes on from the prompt."""
-    desk, served = _serve(request, body.model, [body.prompt, body.question or "", *body.choices], "choices", "choose")
+    desk, served = _serve(request, body, [body.prompt, body.question or "", *body.choices], "choices", "choose")
     options: dict[str, Any] = {"questions": [body.question]} if body.question else {}
     found = await desk.ask(request.scope, lambda: served.engine.choose([body.prompt], [body.choices], **options))
     return found[0]
@@ -366,7 +370,7 @@ async def choose(request: Request, body: schema.Choose) -> dict[str, Any]:
 async def translate(request: Request, body: schema.Translate) -> Response:
     """Texts in another language."""
     texts = _listed(body.inputs)
-    desk, served = _serve(request, body.model, texts, "inputs", "translate")
+    desk, served = _serve(request, body, texts, "inputs", "translate")
     options = body.model_dump(include={"num_beams", "length_penalty", "max_new_tokens", "truncate"})
 
     def call() -> tuple[list[dict[str, Any]], list[int]]:

@@ -28,13 +28,15 @@ log = logging.getLogger(__name__)
 
 Pack = tuple[list[int], list[int], Tensor]
 """Indices of rows, their lengths, their states (tokens, hidden) end to end."""
+Run = Callable[[list[Sequence[int]], list[int | None]], Tensor]
+"""A model as `Scheduler` wants it."""
 
 
 class _Job:
     """The rows that one call of a request waits for, and who takes their states."""
 
-    def __init__(self, rows: Sequence[Sequence[int]], ticket: Ticket) -> None:
-        self.rows, self.ticket = rows, ticket
+    def __init__(self, rows: Sequence[Sequence[int]], ticket: Ticket, language: int | None) -> None:
+        self.rows, self.ticket, self.language = rows, ticket, language
         self.queued = len(rows)
         self.failed = False
 
@@ -42,8 +44,8 @@ class _Job:
 class _Streamed(_Job):
     """States go, pack by pack, to a thread that waits."""
 
-    def __init__(self, rows: Sequence[Sequence[int]], ticket: Ticket) -> None:
-        super().__init__(rows, ticket)
+    def __init__(self, rows: Sequence[Sequence[int]], ticket: Ticket, language: int | None) -> None:
+        super().__init__(rows, ticket, language)
         self.done: SimpleQueue[Pack | BaseException] = SimpleQueue()
 
 
@@ -51,9 +53,14 @@ class _Pooled(_Job):
     """One vector a row goes to a future of an event loop, when the last is there: no thread waits for it."""
 
     def __init__(
-        self, rows: Sequence[Sequence[int]], ticket: Ticket, pooling: str, future: asyncio.Future[Floats]
+        self,
+        rows: Sequence[Sequence[int]],
+        ticket: Ticket,
+        language: int | None,
+        pooling: str,
+        future: asyncio.Future[Floats],
     ) -> None:
-        super().__init__(rows, ticket)
+        super().__init__(rows, ticket, language)
         self.pooling, self.future = pooling, future
         self.left = len(rows)
         self.found: Floats | None = None
@@ -82,14 +89,13 @@ class Scheduler:
     """A model's only user: a thread that runs packs of rows.
 
     Args:
-        run: the model: rows of ids -> states (tokens, hidden) of all rows end to end, in their order.
+        run: the model: rows of ids, and the language of each -> states (tokens, hidden) of all rows end to end, in their
+            order.
         tokens_a_pack: the budget of one forward; a longer row runs alone.
         waiting_tokens: how many tokens may wait.
     """
 
-    def __init__(
-        self, run: Callable[[list[Sequence[int]]], Tensor], tokens_a_pack: int = 1024, waiting_tokens: int = 400_000
-    ) -> None:
+    def __init__(self, run: Run, tokens_a_pack: int = 1024, waiting_tokens: int = 400_000) -> None:
         self._run, self._budget, self._limit = run, tokens_a_pack, waiting_tokens
         self._heap: list[tuple[float, int, int, _Job]] = []
         self._wake = threading.Condition()
@@ -109,14 +115,14 @@ class Scheduler:
         """The thread runs."""
         return self._thread.is_alive()
 
-    def packs(self, rows: Sequence[Sequence[int]]) -> Iterator[Pack]:
+    def packs(self, rows: Sequence[Sequence[int]], language: int | None = None) -> Iterator[Pack]:
         """What `Engine` calls instead of running rows itself: yields every row once, as it is ready.
 
         Raises:
             Overloaded: more tokens would wait than may.
             Abandoned: the request's ticket is over.
         """
-        job = _Streamed(rows, current_ticket.get() or Ticket())
+        job = _Streamed(rows, current_ticket.get() or Ticket(), language)
         self._put(job)
         left = len(rows)
         while left:
@@ -126,7 +132,9 @@ class Scheduler:
             left -= len(found[0])
             yield found
 
-    def vectors(self, rows: Sequence[Sequence[int]], pooling: str, ticket: Ticket) -> asyncio.Future[Floats]:
+    def vectors(
+        self, rows: Sequence[Sequence[int]], pooling: str, ticket: Ticket, language: int | None = None
+    ) -> asyncio.Future[Floats]:
         """One vector a row, (rows, hidden) float32, pooled in the model's thread; called in an event loop.
 
         The future fails with Abandoned when the ticket is over before a row's turn, and as the model does.
@@ -135,7 +143,7 @@ class Scheduler:
             Overloaded: more tokens would wait than may.
         """
         future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
-        self._put(_Pooled(rows, ticket, pooling, future))
+        self._put(_Pooled(rows, ticket, language, pooling, future))
         return future
 
     def _put(self, job: _Job) -> None:
@@ -243,7 +251,7 @@ class Scheduler:
         """Run rows and hand them out; when that fails, run halves, so that one bad row fails alone."""
         try:
             with torch.inference_mode():
-                states = self._run([job.rows[index] for index, job in chosen])
+                states = self._run([job.rows[index] for index, job in chosen], [job.language for _, job in chosen])
         except Exception as error:
             if len(chosen) == 1:
                 log.warning("a row of %d tokens failed: %s", len(chosen[0][1].rows[chosen[0][0]]), type(error).__name__)
@@ -299,13 +307,27 @@ def _tell(loop: asyncio.AbstractEventLoop, jobs: list[_Pooled]) -> None:
         loop.call_soon_threadsafe(resolve)
 
 
-def model_runner(model: Any, device: torch.device) -> Callable[[list[Sequence[int]]], Tensor]:
+def model_runner(model: Any, device: torch.device) -> Run:
     """The model as `Scheduler` wants it."""
     from xlm.batches.batch import Batch
     from xlm.batches.packing import pack
 
-    def run(rows: list[Sequence[int]]) -> Tensor:
+    def forward(rows: list[Sequence[int]], languages: list[int | None]) -> Tensor:
         ids, lengths = pack([np.asarray(row) for row in rows])
-        return model.states(Batch.packed(torch.as_tensor(ids, device=device), lengths))
+        spoken = None
+        if languages[0] is not None:
+            spoken = torch.as_tensor(np.repeat(np.asarray(languages, np.int64), lengths), device=device)
+        return model.states(Batch.packed(torch.as_tensor(ids, device=device), lengths, languages=spoken))
+
+    def run(rows: list[Sequence[int]], languages: list[int | None]) -> Tensor:
+        groups = [[n for n, found in enumerate(languages) if (found is None) == silent] for silent in (True, False)]
+        if not all(groups):
+            return forward(rows, languages)
+        # Rows without a language have no row of the language table, not one of zeros: they run apart.
+        parts: dict[int, Tensor] = {}
+        for members in groups:
+            made = forward([rows[n] for n in members], [languages[n] for n in members])
+            parts |= dict(zip(members, made.split([len(rows[n]) for n in members]), strict=True))
+        return torch.cat([parts[n] for n in range(len(rows))])
 
     return run

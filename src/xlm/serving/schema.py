@@ -21,22 +21,28 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class Embeddings(Body):
+class Asked(Body):
+    """A request to one of the server's models, in one of its languages."""
+
+    model: Name | None = None
+    lang: Annotated[StrictStr, Field(max_length=50)] | None = None
+    """Of the texts, for XLM models: chooses the rules that split words and the language embedding."""
+
+
+class Embeddings(Asked):
     """POST /v1/embeddings, as OpenAI's clients send it."""
 
     input: Text | TextList | Ids | Annotated[list[Ids], Field(fail_fast=True)]
-    model: Name | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
     user: Name | None = None
 
 
-class Embed(Body):
+class Embed(Asked):
     """POST /embed: texts to vectors; ``truncate`` cuts what is longer than the model, and the answer's headers say so;
     ``long="windows"`` reads it in overlapping windows."""
 
     inputs: Texts
-    model: Name | None = None
     normalize: bool = True
     pooling: Literal["mean", "cls", "max"] | None = None
     truncate: bool = False
@@ -44,20 +50,18 @@ class Embed(Body):
     prompt_name: Name | None = None
 
 
-class EmbedAll(Body):
+class EmbedAll(Asked):
     """POST /embed_all: texts to all vectors that the checkpoint has; how they are pooled is the checkpoint's to say."""
 
     inputs: Texts
-    model: Name | None = None
     truncate: bool = False
     prompt_name: Name | None = None
 
 
-class Predict(Body):
+class Predict(Asked):
     """POST /predict, as TEI reads it: a text, a list of one or two texts (a pair), or a list of such lists (many inputs)."""
 
     inputs: Text | Sides | Annotated[list[Sides], Field(fail_fast=True)]
-    model: Name | None = None
     truncate: bool = False
     raw_scores: bool = False
 
@@ -69,11 +73,10 @@ class Label(BaseModel):
     score: float
 
 
-class Classify(Body):
+class Classify(Asked):
     """POST /classify: a text, or a list of texts and pairs."""
 
     inputs: Text | Annotated[list[Text | TextList], Field(fail_fast=True)]
-    model: Name | None = None
     truncate: bool = False
 
 
@@ -84,29 +87,26 @@ class Pairing(Body):
     sentences: Annotated[TextList, Field(min_length=1)]
 
 
-class Similarity(Body):
+class Similarity(Asked):
     """POST /similarity: cosines of one sentence with many."""
 
     inputs: Pairing
-    model: Name | None = None
     truncate: bool = False
 
 
-class Tokenize(Body):
+class Tokenize(Asked):
     """POST /tokenize."""
 
     inputs: Texts
-    model: Name | None = None
     add_special_tokens: bool = True
 
 
-class Rerank(Body):
+class Rerank(Asked):
     """POST /rerank: ``documents`` (answered as Cohere and Jina do) or ``texts`` (answered as TEI does)."""
 
     query: Text
     documents: Annotated[list[Text | dict[str, Any]], Field(fail_fast=True)] | None = None
     texts: TextList | None = None
-    model: Name | None = None
     top_n: Annotated[StrictInt, Field(ge=1)] | None = None
     return_documents: bool = False
     return_text: bool = False
@@ -114,38 +114,34 @@ class Rerank(Body):
     truncate: bool = False
 
 
-class FillMask(Body):
+class FillMask(Asked):
     """POST /fill-mask."""
 
     inputs: Texts
-    model: Name | None = None
     top_k: Annotated[StrictInt, Field(ge=1, le=100)] = 5
     truncate: bool = False
 
 
-class Tag(Body):
+class Tag(Asked):
     """POST /tag."""
 
     inputs: Texts
-    model: Name | None = None
 
 
-class Answer(Body):
+class Answer(Asked):
     """POST /answer: a question on a context, or lists of both of the same length."""
 
     question: Texts
     context: Texts
-    model: Name | None = None
     top_k: Annotated[StrictInt, Field(ge=1, le=50)] = 1
 
 
-class Choose(Body):
+class Choose(Asked):
     """POST /choose: which of the choices goes on from the prompt."""
 
     prompt: Text
     choices: Annotated[TextList, Field(min_length=2)]
     question: Text | None = None
-    model: Name | None = None
 
 
 class Translate(Body):

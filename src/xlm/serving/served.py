@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from xlm.errors import InputError
 from xlm.serving.errors import Refused
 from xlm.serving.settings import Settings
 from xlm.serving.tickets import Abandoned, Overloaded, Ticket, current_ticket
@@ -20,6 +22,8 @@ from xlm.serving.tickets import Abandoned, Overloaded, Ticket, current_ticket
 T = TypeVar("T")
 _AT_ONCE = 4000
 """Characters of a request that are tokenized in the event loop, in about a millisecond."""
+_LANGUAGES = 16
+"""How many languages are kept ready of a model that takes any name for one."""
 _TRY_AGAIN = 2
 """Seconds after which it is worth asking a model again that is being loaded."""
 
@@ -35,6 +39,26 @@ class Served:
         run = model_runner(engine.model, engine.device)
         self.scheduler = Scheduler(run, settings.tokens_a_pack, settings.waiting_tokens)
         engine.run_with(self.scheduler.packs)
+        self._speaking: dict[str, Served] = {}
+
+    def speaking(self, lang: str | None) -> Served:
+        """The same model for a request whose texts are in this language; None: the one it was loaded with.
+
+        Raises:
+            Refused: it does not know that language, or reads all alike.
+        """
+        if lang is None:
+            return self
+        found = self._speaking.get(lang)
+        if found is None:
+            found = copy.copy(self)
+            try:
+                found.engine = self.engine.speaking(lang)
+            except InputError as error:
+                raise Refused(422, str(error), "lang") from error
+            if len(self._speaking) < max(_LANGUAGES, len(self.engine.languages)):
+                self._speaking[lang] = found
+        return found
 
 
 class Desk:
@@ -134,7 +158,7 @@ class Desk:
             rows = tokenize() if few else await self._in_thread(scope, ticket, tokenize)
             if not rows:
                 return np.zeros((0, engine.hidden_size), np.float32), []
-            future = served.scheduler.vectors(rows, engine.pooling(pooling), ticket)
+            future = served.scheduler.vectors(rows, engine.pooling(pooling), ticket, engine.lang_id)
             found = await self._wait(scope, ticket, future)
         return engine.finished(found, normalize), [len(row) for row in rows]
 
