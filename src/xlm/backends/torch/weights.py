@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ COPIES = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
 
 # Elements of a matrix that are cast at a time: 16 MB of float32 pages of its file are held.
 _AT_ONCE = 1 << 22
+_WORDS = "word_embeddings.weight"
 
 
 def dtype_of(value: Any) -> torch.dtype | None:
@@ -143,6 +144,7 @@ def assign(
     copy: bool = False,
     where: str = "",
     placement: Placement | None = None,
+    check: Literal["none", "read", "all"] = "none",
 ) -> Report:
     """Give the parameters of a model of one family the tensors of a mapping with published names, one at a time.
 
@@ -152,6 +154,8 @@ def assign(
         copy: write into the parameters' memory instead of taking over the tensors.
         where: the source's name in the report.
         placement: what becomes of each weight once it is read.
+        check: which tensors are looked through for NaN and infinities, whose names the report then has: ``read``: all but
+            those that a placement leaves on the disk.
     """
     family = model.family
     shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
@@ -197,6 +201,9 @@ def assign(
         mapped = hasattr(source, "mapped") and source.mapped(theirs[key])
         become = dtype if placement is None else placement.dtype_of(name, tensor, dtype, mapped)
         release = partial(source.release, theirs[key]) if hasattr(source, "release") else _nothing
+        left = mapped and placement is not None and (placement.offload or (name.endswith(_WORDS) and become is None))
+        if (check == "all" or (check == "read" and not left)) and not _is_finite(tensor, release):
+            report.nonfinite.append(theirs[key])
         tensor = _cast(tensor, become if tensor.is_floating_point() else None, device, release)
         _set(model, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
         if placement is not None:
@@ -217,6 +224,21 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None, device: Any, release: Calla
         out[start : start + rows] = tensor[start : start + rows]
         release()
     return out
+
+
+def _is_finite(tensor: Tensor, release: Callable[[], None]) -> bool:
+    """Whether a tensor has no NaN or infinity; ``release`` gives back the pages of a large one as they are read."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    rows = max(1, _AT_ONCE * tensor.shape[0] // tensor.numel()) if tensor.ndim else 1
+    for part in tensor.detach().split(rows) if tensor.ndim else (tensor.detach(),):
+        part = part.float() if part.dtype.itemsize == 1 else part
+        # A sum is quick and not finite where an element is not; it may overflow by itself, so elements decide.
+        if not bool(part.sum(dtype=torch.float32).isfinite()) and not bool(part.isfinite().all()):
+            return False
+        if tensor.numel() > _AT_ONCE:
+            release()
+    return True
 
 
 def _nothing() -> None:
@@ -314,7 +336,9 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
         placements = {
             prefix: Placement(part, stored, **rest, activations=fixed) for prefix, part in model.parts().items()
         }
-    report = assign_all(model, source, placements, dtype=dtype, device=device, where=where)
+    # With a placement, reading what stays on the disk would undo its purpose.
+    check = "read" if placements and not strict_finite else "all"
+    report = assign_all(model, source, placements, dtype=dtype, device=device, where=where, check=check)
     if report.mismatched and ignore_mismatched:
         report.initialised += [name for name, _, _ in report.mismatched]
     _refuse_misfits(report, model, ignore_mismatched)
@@ -325,8 +349,11 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     model.tie_weights()
     if report.initialised:
         log.warning("%s", report)
-    if strict_finite or not placements:  # with a placement, reading every weight now would undo its purpose
-        _check_finite(model, report, strict_finite, where)
+    if report.nonfinite:
+        message = f"{where}: NaN or infinite values in {', '.join(report.nonfinite[:10])}"
+        if strict_finite:
+            raise CheckpointError(message)
+        log.warning("%s: what is computed with them is wrong", message)
     config.torch_dtype = str(model.dtype).removeprefix("torch.")
     model.eval()
     if not info:
@@ -363,18 +390,6 @@ def _materialise(model: PreTrainedModel, dtype: torch.dtype | None, device: Any)
         with torch.no_grad():
             for k, value in saved.items():
                 getattr(module, k).copy_(value)
-
-
-def _check_finite(model: PreTrainedModel, report: Report, strict: bool, where: str) -> None:
-    for name, p in model.named_parameters():
-        # A sum is quick and not finite where an element is not; it may overflow by itself, so elements decide.
-        if p.is_floating_point() and not bool(p.sum().isfinite()) and not bool(p.isfinite().all()):
-            report.nonfinite.append(name)
-    if report.nonfinite:
-        message = f"{where}: NaN or infinite values in {', '.join(report.nonfinite[:10])}"
-        if strict:
-            raise CheckpointError(message)
-        log.warning("%s", message)
 
 
 def _stored_dtype(source: Any) -> torch.dtype:
