@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import toytasks
 import xlm
 
 
@@ -24,3 +26,43 @@ def test_nan_weights_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert "encoder.layer.0.intermediate.dense.bias" in caplog.text
     with pytest.raises(xlm.CheckpointError, match=r"encoder\.layer\.0\.intermediate\.dense\.bias"):
         xlm.XLMRobertaModel.from_pretrained(tmp_path, strict_finite=True)
+
+
+def test_an_engine_names_what_it_reads_and_answers_no_vectors_that_are_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = toytasks.checkpoint(tmp_path / "good")
+    state = xlm.AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        state.get_parameter("encoder.layer.0.attention.self.query.weight")[0, 0] = torch.nan
+    state.save_pretrained(folder)
+    with caplog.at_level(logging.WARNING, logger="xlm"):
+        engine = xlm.load(folder)
+    assert "encoder.layer.0.attention.self.query.weight" in caplog.text
+    for call in (engine.embed, engine.encode, engine.embed_all):
+        with pytest.raises(xlm.CheckpointError, match="not finite"):
+            call(["the film was good ."])
+    with pytest.raises(xlm.CheckpointError, match=r"encoder\.layer\.0\.attention\.self\.query\.weight"):
+        xlm.load(folder, strict_finite=True)
+
+
+def test_a_word_table_that_stays_on_the_disk_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = toytasks.checkpoint(tmp_path / "good")
+    state = xlm.AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        state.get_input_embeddings().weight[-1, -1] = torch.inf
+    state.save_pretrained(folder)
+    assert np.isfinite(xlm.load(folder).embed(["the film was good ."])).all()  # another row
+    with pytest.raises(xlm.CheckpointError, match="word_embeddings"):
+        xlm.load(folder, strict_finite=True)
+
+
+def test_large_finite_values_are_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = toytasks.checkpoint(tmp_path / "good")
+    state = xlm.AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        state.get_parameter("encoder.layer.0.attention.self.query.weight").fill_(3e38)  # whose sum overflows
+    state.save_pretrained(folder)
+    with caplog.at_level(logging.WARNING, logger="xlm"):
+        xlm.load(folder, strict_finite=True)
+    assert "NaN" not in caplog.text

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import toytasks
 import xlm
@@ -168,3 +169,16 @@ def test_the_interface_page_tells_the_truth(name: str, engines: dict[str, Any], 
 
         run()
     assert {200, 422} <= statuses
+
+
+def test_vectors_that_are_not_finite_are_a_fault_of_the_server(tmp_path: Path) -> None:
+    folder = toytasks.checkpoint(tmp_path / "damaged")
+    model = xlm.AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_parameter("encoder.layer.0.output.LayerNorm.bias")[0] = torch.nan
+    model.save_pretrained(folder)
+    with running({"damaged": xlm.load(folder)}) as address:
+        for route in ("/embed", "/embed_all"):
+            answer = post(address, route, inputs="the film was good .")
+            assert answer.status_code == 500 and "not finite" in answer.json()["error"]
+        assert post(address, "/v1/embeddings", input="good").status_code == 500

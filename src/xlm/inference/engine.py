@@ -23,7 +23,7 @@ from torch import Tensor
 from xlm.backends.torch.buckets import Bucketed
 from xlm.batches.batch import Batch
 from xlm.batches.packing import pack, split_budget
-from xlm.errors import InputError
+from xlm.errors import CheckpointError, InputError
 from xlm.inference.answers import Answers
 from xlm.inference.embedding import sparse_weights
 from xlm.inference.inputs import Input, Rows
@@ -123,13 +123,14 @@ class Engine(Answers, LongTexts, Translates):
 
         Raises:
             InputError: an input that is none of these, has an id outside the vocabulary, or is too long.
+            CheckpointError: states that are not finite, so damaged weights.
         """
         rows = self._rows(inputs, truncate=truncate)
         found: list[Floats] = [np.zeros((0, self.hidden_size), np.float32)] * len(rows)
         for members, lengths, states in self._packs(rows):
             ends = np.cumsum(lengths)[:-1]
             for index, part in zip(members, np.split(_to_numpy(states), ends), strict=True):
-                found[index] = part
+                found[index] = need_finite(part, f"the states of inputs[{index}]")
         return found
 
     def embed(
@@ -159,6 +160,7 @@ class Engine(Answers, LongTexts, Translates):
 
         Raises:
             InputError: as in :meth:`encode`, an unknown ``pooling``, ``prompt`` or ``long``, both ``truncate`` and windows.
+            CheckpointError: vectors that are not finite, so damaged weights.
         """
         kind = self.pooling(pooling)
         if long not in ("refuse", "windows"):
@@ -187,7 +189,12 @@ class Engine(Answers, LongTexts, Translates):
         return self._rows(self._prompted(texts, prompt), truncate=truncate, name="texts")
 
     def finished(self, vectors: Floats, normalize: bool | None) -> Floats:
-        """Pooled vectors as :meth:`embed` gives them: of unit length, if asked or if the checkpoint's folder says so."""
+        """Pooled vectors as :meth:`embed` gives them: of unit length, if asked or if the checkpoint's folder says so.
+
+        Raises:
+            CheckpointError: they are not finite.
+        """
+        need_finite(vectors, "the vectors of texts")
         return normalized(vectors) if (self.embedding.normalize if normalize is None else normalize) else vectors
 
     def embed_all(
@@ -206,7 +213,7 @@ class Engine(Answers, LongTexts, Translates):
         heads, special = self.embedding, set(self.tokenizer.all_special_ids)
         found: list[dict[str, Any]] = [{} for _ in rows]
         for members, lengths, packed in self._packs(rows):
-            states = _to_numpy(packed)
+            states = need_finite(_to_numpy(packed), "the states of texts")
             dense = pool(states, lengths, heads.pooling)
             dense = normalized(dense) if heads.normalize else dense
             for index, vector, part in zip(members, dense, np.split(states, np.cumsum(lengths)[:-1]), strict=True):
@@ -332,6 +339,7 @@ def load(
     batch_invariant: bool = False,
     compile: bool = False,
     lang: str | None = None,
+    strict_finite: bool = False,
 ) -> Engine:
     """Load a model with its tokenizer.
 
@@ -347,6 +355,8 @@ def load(
             faster.
         lang: the language that all texts are in, for models of XLM: it chooses the rules that split words, and the language
             embeddings of models that have them. XLM-R reads all languages alike.
+        strict_finite: refuse weights with NaN or infinities, of which else a warning tells, and read all of them for it, also
+            the word table that otherwise stays on the disk.
 
     Raises:
         InputError: a ``lang`` that the model does not know, or to which it is all the same.
@@ -354,10 +364,25 @@ def load(
         ConfigError: an unknown ``dtype`` or one that is not for the device, a device that is not there, ``compile``
             without a GPU or in float32, ``batch_invariant`` with ``compile`` or for translation.
     """
-    engine = Engine(load_parts(path_or_name, dtype, device, batch_invariant, compile))
+    engine = Engine(load_parts(path_or_name, dtype, device, batch_invariant, compile, strict_finite))
     engine.lang = lang
     return engine
 
 
 def _to_numpy(tensor: Tensor) -> Floats:
     return tensor.float().cpu().numpy()
+
+
+def need_finite(values: Floats, what: str) -> Floats:
+    """The values.
+
+    Raises:
+        CheckpointError: NaN or infinities among them: no text does that to weights that are well.
+    """
+    # A sum is quick; it may overflow by itself, so elements decide.
+    if not np.isfinite(values.sum(dtype=np.float32)) and not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{what} are not finite: the weights are damaged (strict_finite=True names which), or too large for the type "
+            "they are computed in"
+        )
+    return values

@@ -67,6 +67,7 @@ def load_parts(
     device: str | None,
     batch_invariant: bool = False,
     compiled: bool = False,
+    strict_finite: bool = False,
 ) -> Loaded:
     """Load model and tokenizer; arguments and errors as in :func:`xlm.load`."""
     if dtype is not None and dtype not in DTYPES:
@@ -89,7 +90,7 @@ def load_parts(
     if batch_invariant and config.is_composition:
         raise ConfigError("batch_invariant=True: not for translation, whose beams of all texts run together")
     torch_dtype, quantization = DTYPES[dtype]
-    options: dict[str, Any] = {"dtype": torch_dtype, "quantization": quantization}
+    options: dict[str, Any] = {"dtype": torch_dtype, "quantization": quantization, "strict_finite": strict_finite}
     if place.type == "cpu":
         options["for_inference"] = True
     model = documented_model(folder, config, **options).eval().requires_grad_(False).to(place)

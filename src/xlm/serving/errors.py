@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from xlm.errors import InputError
+from xlm.errors import CheckpointError, InputError
 from xlm.serving.tickets import Abandoned, Died, Overloaded
 
 
@@ -50,6 +50,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(InputError)
     async def _(request: Request, error: InputError) -> JSONResponse:
         return answer(request.url.path, 400 if request.url.path.startswith("/v1/") else 422, str(error))
+
+    @app.exception_handler(CheckpointError)
+    async def _(request: Request, error: CheckpointError) -> JSONResponse:
+        # Of a model in service: what it computes is of no use. Named here, as nothing in it is of the request.
+        return answer(request.url.path, 500, str(error))
 
     @app.exception_handler(Overloaded)
     async def _(request: Request, error: Overloaded) -> JSONResponse:
