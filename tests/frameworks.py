@@ -51,6 +51,27 @@ def plain(output: Any) -> Any:
     return np.asarray(output)
 
 
+class Torch:
+    """The PyTorch backend behind the face of the others, for what all three must do alike."""
+
+    name, package, prefix = "torch", "torch", ""
+
+    def load(self, head: tiny.Head, folder: Any, **options: Any) -> Any:
+        return head.cls.from_pretrained(folder, **options)
+
+    def run(self, model: Any, inputs: Arrays) -> Arrays:
+        import torch
+
+        given = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+        with torch.no_grad():
+            return plain(model(**given))
+
+    def tensors(self, model: Any) -> Arrays:
+        from xlm.backends.torch.weights import published_tensors
+
+        return dict(published_tensors(model))
+
+
 class Flax:
     """The Flax backend."""
 

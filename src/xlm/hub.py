@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,15 @@ MODULE_FOLDERS = "[0-9]_*"
 
 
 def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Remove the options of :func:`resolve` from ``options`` and return those that are set."""
+    """Remove the options of :func:`resolve` from ``options`` and return those that are set.
+
+    Raises:
+        InputError: ``proxies``, which the hub's client takes from the environment alone.
+    """
     if "use_auth_token" in options:  # the older name of the same option
         options.setdefault("token", options.pop("use_auth_token"))
+    if proxies := options.pop("proxies", None):
+        raise InputError(f"proxies={proxies!r}: not offered; set the variables HTTPS_PROXY and HTTP_PROXY instead")
     taken = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
     return {key: value for key, value in taken.items() if value is not None}
 
@@ -53,6 +60,7 @@ def resolve(
     force_download: bool = False,
     subfolder: str = "",
     allow_patterns: Sequence[str] | None = None,
+    variant: str | None = None,
 ) -> Path:
     """The folder of a checkpoint.
 
@@ -65,6 +73,7 @@ def resolve(
         force_download: fetch again what is in the cache.
         subfolder: the checkpoint's folder inside the repository.
         allow_patterns: fetch only files like these; ``None``: one kind of weights and the small files beside them.
+        variant: of the weights, such as ``fp16``: see :func:`with_variant`.
 
     Raises:
         CheckpointError: neither a folder nor a repository that can be had; says what was tried and what would help.
@@ -80,7 +89,9 @@ def resolve(
         prefix = f"{inner.as_posix()}/" if inner.parts else ""
         patterns = None if allow_patterns is None else [prefix + pattern for pattern in allow_patterns]
         folder = (
-            _Download(name, revision, cache_dir, token, prefix).fetch(patterns, bool(local_files_only), force_download)
+            _Download(name, revision, cache_dir, token, prefix, variant).fetch(
+                patterns, bool(local_files_only), force_download
+            )
             / inner
         )
     else:
@@ -104,10 +115,12 @@ def _is_repo_id(name: str) -> bool:
 class _Download:
     """One repository at one revision, and how to get its files into the cache."""
 
-    def __init__(self, name: str, revision: str | None, cache_dir: Any, token: Any, prefix: str) -> None:
+    def __init__(
+        self, name: str, revision: str | None, cache_dir: Any, token: Any, prefix: str, variant: str | None
+    ) -> None:
         from huggingface_hub import constants
 
-        self.name, self.revision, self.token, self.prefix = name, revision, token, prefix
+        self.name, self.revision, self.token, self.prefix, self.variant = name, revision, token, prefix, variant
         self.cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
         self.where = f"{name}@{revision}" if revision else name
 
@@ -120,7 +133,7 @@ class _Download:
         try:
             if patterns is None:
                 files = HfApi(token=self.token).list_repo_files(self.name, revision=self.revision)
-                patterns = wanted_files(files, self.prefix)
+                patterns = wanted_files(files, self.prefix, self.variant)
             return Path(
                 snapshot_download(
                     self.name,
@@ -147,7 +160,7 @@ class _Download:
             why = f"the cache {self.cache} cannot be written ({error.strerror}); set HF_HOME or cache_dir"
             return self._cached(patterns, why, error)
         except (
-            _transport_error(),
+            transport_error(),
             errors.LocalEntryNotFoundError,
             errors.OfflineModeIsEnabled,
             ConnectionError,
@@ -176,7 +189,7 @@ class _Download:
         return folder
 
 
-def _transport_error() -> type[Exception]:
+def transport_error() -> type[Exception]:
     """What the hub library's HTTP client raises when there is no connection; which client that is depends on its version."""
     from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
@@ -189,10 +202,27 @@ def _there(folder: Path, pattern: str, prefix: str) -> bool:
 
 def is_side_file(name: str) -> bool:
     """Whether a file is one of the small ones beside the weights; an index of shards is not."""
-    return any(fnmatch.fnmatch(name, pattern) for pattern in SIDE_FILES) and not name.endswith(".index.json")
+    return any(fnmatch.fnmatch(name, pattern) for pattern in SIDE_FILES) and ".index." not in name
 
 
-def wanted_files(files: Sequence[str], prefix: str = "") -> list[str]:
+def with_variant(name: str, variant: str | None) -> str:
+    """The name of a file of weights, or its pattern, in a variant: ``model.fp16.safetensors``, ``model.fp16-*-of-*...``.
+
+    Raises:
+        InputError: the variant is no part of a file's name.
+    """
+    if variant is None:
+        return name
+    if not re.fullmatch(r"\w[\w.-]*", str(variant)):
+        raise InputError(f"variant={variant!r}: must be letters, digits, '.', '-' and '_', such as 'fp16'")
+    start, dash, rest = name.partition("-")
+    if dash:
+        return f"{start}.{variant}-{rest}"
+    start, _, last = name.rpartition(".")
+    return f"{start}.{variant}.{last}"
+
+
+def wanted_files(files: Sequence[str], prefix: str = "", variant: str | None = None) -> list[str]:
     """Of a repository's files below ``prefix``: the small ones, and the first kind of weights that is there whole."""
     names = [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
     here = [name for name in names if "/" not in name]
@@ -202,31 +232,8 @@ def wanted_files(files: Sequence[str], prefix: str = "") -> list[str]:
         if (is_side_file(name) if name in here else fnmatch.fnmatch(name, f"{MODULE_FOLDERS}/*.json"))
     ]
     for kind in WEIGHTS:
-        found = [[name for name in here if fnmatch.fnmatch(name, pattern)] for pattern in kind]
+        found = [[name for name in here if fnmatch.fnmatch(name, with_variant(pattern, variant))] for pattern in kind]
         if all(found):
             small += [name for group in found for name in group]
             break
     return [prefix + name for name in small]
-
-
-def push_folder(folder: Path, repo_id: str, **kwargs: Any) -> str:
-    """Upload a folder to a repository, which is made if need be; returns the commit's address.
-
-    Args:
-        kwargs: ``private``, ``token``, ``revision``, ``commit_message``, ``create_pr``, ``exist_ok``.
-
-    Raises:
-        CheckpointError: the hub refuses.
-        InputError: the folder is not there.
-    """
-    from huggingface_hub import HfApi, errors
-
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder to upload")
-    api = HfApi(token=kwargs.pop("token", None))
-    try:
-        api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=kwargs.pop("exist_ok", True))
-        message = kwargs.pop("commit_message", None) or "Upload model"
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, **kwargs))
-    except (_transport_error(), errors.HfHubHTTPError) as error:
-        raise CheckpointError(f"{repo_id}: the hub refused the upload: {error}") from error

@@ -322,7 +322,7 @@ def test_what_is_not_said_about_length_follows_the_source() -> None:
         ({"target_lang": None}, "target is missing: must be one of de, en"),
         ({"langs": "fr", "target_lang": "en"}, "source='fr': must be one of de, en"),
         ({"target_lang": "en", "max_new_tokens": 50}, "max_new_tokens=50: .* positions for 20 tokens"),
-        ({"target_lang": "en", "max_new_token": 5}, "unknown argument 'max_new_token'"),
+        ({"target_lang": "en", "max_new_token": 5}, "max_new_token=5: generate knows no such argument"),
         ({"target_lang": "en", "num_beams": 0}, "num_beams=0"),
         ({"target_lang": "en", "early_stopping": "soon"}, "early_stopping='soon'"),
         ({"target_lang": ["en"]}, "1 languages for 2 sources"),

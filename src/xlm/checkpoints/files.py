@@ -13,6 +13,7 @@ from xlm.checkpoints.shards import check_contents, read_index
 from xlm.checkpoints.tensorfile import TensorFile, map_file, refuse_impostor
 from xlm.checkpoints.writer import save_safetensors
 from xlm.errors import CheckpointError
+from xlm.hub import with_variant
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint", "save_safetensors", "write_bytes", "write_json", "write_text"]
 
@@ -33,12 +34,13 @@ WEIGHTS = (
 _ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack")
 
 
-def find_weights(folder: Path, use_safetensors: bool | None = None) -> Path:
+def find_weights(folder: Path, use_safetensors: bool | None = None, variant: str | None = None) -> Path:
     """The file that holds, or the index that names, a folder's weights.
 
     Args:
         folder: where to look.
         use_safetensors: ``True`` looks for nothing else, ``False`` prefers every other format.
+        variant: of the weights, such as ``fp16``: no other file will do.
 
     Raises:
         CheckpointError: there is none; lists what was looked for and what is there.
@@ -47,13 +49,14 @@ def find_weights(folder: Path, use_safetensors: bool | None = None) -> Path:
     looked = safe if use_safetensors else WEIGHTS
     if use_safetensors is False:
         looked = (*(name for name in WEIGHTS if name not in safe), *safe)
+    looked = tuple(with_variant(name, variant) for name in looked)
     for name in looked:
         if (folder / name).is_file():
             return folder / name
     names = sorted(entry.name for entry in folder.iterdir())
     alone = [name for name in names if name.endswith(".safetensors")]
     alone = alone or [name for name in names if name.endswith((".pth", ".pt")) and not use_safetensors]
-    if len(alone) == 1:
+    if len(alone) == 1 and variant is None:
         return folder / alone[0]
     if any(name.endswith(".distcp") for name in names):
         raise CheckpointError(
@@ -61,16 +64,21 @@ def find_weights(folder: Path, use_safetensors: bool | None = None) -> Path:
             "write it as safetensors with the program that made it"
         )
     shards = [name for name in names if "-of-" in name and name.endswith(_ENDINGS)]
-    if shards and not use_safetensors:
+    if shards and not use_safetensors and variant is None:
         raise CheckpointError(
             f"{folder}: has {len(shards)} shards but no index (model.safetensors.index.json) to name them"
         )
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") if names else "nothing"
-    raise CheckpointError(f"{folder}: no weights found; looked for {', '.join(looked)}; the folder holds {shown}")
+    what = "no weights found" if variant is None else f"no weights of the variant {variant!r} found"
+    raise CheckpointError(f"{folder}: {what}; looked for {', '.join(looked)}; the folder holds {shown}")
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str], *, allow_pickle: bool = True, use_safetensors: bool | None = None
+    path: str | os.PathLike[str],
+    *,
+    allow_pickle: bool = True,
+    use_safetensors: bool | None = None,
+    variant: str | None = None,
 ) -> Checkpoint:
     """Open a folder or a file of weights; tensors are read when they are asked for.
 
@@ -82,6 +90,7 @@ def open_checkpoint(
         allow_pickle: whether PyTorch's pickles may be read; they are never given to a general unpickler, but to one
             that makes nothing except tensors and plain data.
         use_safetensors: ``True`` refuses every other format, ``False`` prefers them.
+        variant: of a folder's weights: ``fp16`` opens ``model.fp16.safetensors``, or the shards that its index names.
 
     Raises:
         CheckpointError: there are no weights, or they are damaged, unsafe or of an unknown format.
@@ -90,16 +99,21 @@ def open_checkpoint(
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
-    weights = find_weights(path, use_safetensors) if path.is_dir() else path
-    pickled = weights.name.removesuffix(".index.json").endswith((".bin", ".pt", ".pth"))
+    weights = find_weights(path, use_safetensors, variant) if path.is_dir() else path
+    pickled = _kind(weights).endswith((".bin", ".pt", ".pth"))
     if (pickled and not allow_pickle) or (use_safetensors and ".safetensors" not in weights.name):
         option = f"allow_pickle={allow_pickle}, use_safetensors={use_safetensors}"
         raise CheckpointError(f"{weights}: is not a safetensors file, and others are refused by {option}")
-    if weights.name.endswith(".index.json"):
+    if weights.suffix == ".json":
         return widened(_open_sharded(path, weights))
     checkpoint = _reader(weights)(weights)
     checkpoint.path = path
     return widened(checkpoint)
+
+
+def _kind(weights: Path) -> str:
+    """The name of a file of weights, or of the files that an index names, without what an index adds."""
+    return weights.name.partition(".index.")[0]
 
 
 def _open_sharded(path: Path, index: Path) -> Checkpoint:

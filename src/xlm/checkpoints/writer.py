@@ -15,10 +15,10 @@ from xlm.atomic import Pending, folder_lock, make_folder, need_space, remove_lef
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.dtypes import code_of
 from xlm.errors import InputError, OutputError
+from xlm.hub import with_variant
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_SHARD = re.compile(r"model(-v\d+)?-\d{5}-of-\d{5}\.safetensors")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _CHUNK = 16 * 2**20  # elements cast and written at a time
 
@@ -38,6 +38,7 @@ def save_safetensors(
     tensors: Tensors,
     metadata: Mapping[str, str] | None = None,
     max_shard_size: int | str = "5GB",
+    variant: str | None = None,
 ) -> list[Path]:
     """Write tensors to one file (``path`` ends in ``.safetensors``) or into a folder, in shards where they are large.
 
@@ -46,6 +47,7 @@ def save_safetensors(
         tensors: name -> array, or :class:`Stored` tensors, which are read one at a time while writing.
         metadata: text kept in each file; ``{"format": "pt"}`` is always there, other libraries ask for it.
         max_shard_size: the largest number of bytes of one shard; a larger tensor gets a shard of its own.
+        variant: of a folder's weights: ``fp16`` writes ``model.fp16.safetensors``, and leaves other variants as they are.
 
     The files appear at once when all of them are on disk; until then what was there stays as it was, and it may be the
     very file that the tensors are mapped from. Shards that an earlier save left are removed at the end.
@@ -73,31 +75,32 @@ def save_safetensors(
     folder = make_folder(path)
     with folder_lock(folder):
         remove_leftovers(folder, "model")
-        return _save_folder(folder, entries, text, max_shard_size)
+        return _save_folder(folder, entries, text, max_shard_size, variant)
 
 
 def _save_folder(
-    folder: Path, entries: dict[str, Stored], text: dict[str, str], max_shard_size: int | str
+    folder: Path, entries: dict[str, Stored], text: dict[str, str], max_shard_size: int | str, variant: str | None
 ) -> list[Path]:
     groups = _grouped(entries, parse_size(max_shard_size))
     if len(groups) == 1:
-        written = _write_all([folder / SINGLE], groups, text, None)
-        _remove_stale(folder, keep=set(), index=True)
+        written = _write_all([folder / with_variant(SINGLE, variant)], groups, text, None)
+        _remove_stale(folder, keep=set(), index=True, variant=variant)
         return written
-    files = [folder / name for name in _shard_names(folder, len(groups))]
+    files = [folder / name for name in _shard_names(folder, len(groups), variant)]
     weights = {name: file.name for file, group in zip(files, groups, strict=True) for name in group}
     total = sum(stored.nbytes for stored in entries.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weights.items()))}
-    written = _write_all(files, groups, text, (folder / INDEX, json.dumps(index, indent=2, ensure_ascii=False) + "\n"))
-    _remove_stale(folder, keep={file.name for file in files}, index=False)
+    place = folder / with_variant(INDEX, variant)
+    written = _write_all(files, groups, text, (place, json.dumps(index, indent=2, ensure_ascii=False) + "\n"))
+    _remove_stale(folder, keep={file.name for file in files}, index=False, variant=variant)
     return written
 
 
-def remove_safetensors(folder: Path) -> None:
+def remove_safetensors(folder: Path, variant: str | None = None) -> None:
     """Remove the safetensors of an earlier save, which would stay in force beside a newly written file of another kind."""
     with folder_lock(folder):
-        _remove_stale(folder, keep=set(), index=True)
-        _remove_stale(folder, keep=set(), index=False)
+        _remove_stale(folder, keep=set(), index=True, variant=variant)
+        _remove_stale(folder, keep=set(), index=False, variant=variant)
 
 
 def header_of(entries: Mapping[str, Stored], metadata: Mapping[str, str]) -> bytes:
@@ -145,10 +148,11 @@ def _grouped(entries: dict[str, Stored], limit: int) -> list[dict[str, Stored]]:
     return groups
 
 
-def _shard_names(folder: Path, count: int) -> list[str]:
+def _shard_names(folder: Path, count: int, variant: str | None) -> list[str]:
     """Names that no file in the folder has: the old shards must stay what the old index says until the new one is there."""
     for version in ["", *(f"-v{number}" for number in range(2, 10_000))]:
-        names = [f"model{version}-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
+        stem = SINGLE.partition(".")[0] + ("" if variant is None else f".{variant}")
+        names = [f"{stem}{version}-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)]
         if not any((folder / name).exists() for name in names):
             return names
     raise OutputError(f"{folder}: holds 9,999 generations of shards; remove old ones")
@@ -174,10 +178,12 @@ def _write_all(
         return pending.commit()
 
 
-def _remove_stale(folder: Path, keep: set[str], index: bool) -> None:
+def _remove_stale(folder: Path, keep: set[str], index: bool, variant: str | None) -> None:
     """Remove what an earlier save left: index and single file first, so that no index names a file that is gone."""
-    stale = [folder / INDEX] if index else [folder / SINGLE]
-    stale += [file for file in sorted(folder.iterdir()) if _SHARD.fullmatch(file.name) and file.name not in keep]
+    own = "" if variant is None else re.escape(f".{variant}")
+    shard = re.compile(rf"model{own}(-v\d+)?-\d{{5}}-of-\d{{5}}\.safetensors")
+    stale = [folder / with_variant(INDEX if index else SINGLE, variant)]
+    stale += [file for file in sorted(folder.iterdir()) if shard.fullmatch(file.name) and file.name not in keep]
     removed = False
     for file in stale:
         if file.is_file() or file.is_symlink():

@@ -45,7 +45,7 @@ class AutoConfig:
         Raises:
             ConfigError: neither names a known family.
         """
-        data = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, kwargs)
+        data, kwargs = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)
         model_type = data.get("model_type")
         if model_type is None:
             name = str(pretrained_model_name_or_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from xlm.errors import ConfigError
+from xlm.publish import Published, push_saved, stamps, take_upload
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
@@ -97,7 +98,7 @@ def one_of(*names: str) -> Rule:
     return ("one of " + ", ".join(names), lambda v: v in names)
 
 
-class PretrainedConfig:
+class PretrainedConfig(Published):
     """A model's configuration: attributes, read from and written to ``config.json``.
 
     Sub-classes declare data only: ``model_type``, ``defaults`` (key -> default), ``attribute_map`` (alias -> key) and
@@ -112,6 +113,8 @@ class PretrainedConfig:
     defaults: ClassVar[dict[str, Any]] = {}
     base_overrides: ClassVar[dict[str, Any]] = {}
     """Defaults of base keys that the family changes without listing them in its own part of the file."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Keys that the family reads where they are there, and that have no defaults."""
     rules: ClassVar[dict[str, Rule]] = {}
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     is_composition: ClassVar[bool] = False
@@ -169,11 +172,9 @@ class PretrainedConfig:
             raise ConfigError(f"id2label={id2label!r}: must map integers to names") from error
         if num_labels is not None and len(self.id2label) != num_labels:
             warnings.warn(
-                f"num_labels={num_labels} and id2label with {len(self.id2label)} names disagree; num_labels wins",
+                f"num_labels={num_labels} and id2label with {len(self.id2label)} names disagree; id2label wins",
                 stacklevel=4,
             )
-            self.num_labels = num_labels
-            return
         self.label2id = (
             {v: k for k, v in self.id2label.items()}
             if label2id is None
@@ -195,18 +196,20 @@ class PretrainedConfig:
 
     # -- aliases ------------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def _stored(cls, name: str) -> str:
+        """The name under which a field of a name or an alias is kept."""
+        return "torch_dtype" if name == "dtype" else cls.attribute_map.get(name, name)
+
     def __getattr__(self, name: str) -> Any:
         # Only names that are not stored come here: aliases, and faults.
-        key = "torch_dtype" if name == "dtype" else type(self).attribute_map.get(name)
-        if key is None:
+        key = type(self)._stored(name)
+        if key == name:
             raise AttributeError(f"{type(self).__name__} has no field {name!r}")
         return getattr(self, key)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        name = type(self).attribute_map.get(name, name)
-        if name == "dtype":
-            name = "torch_dtype"
-        object.__setattr__(self, name, value)
+        object.__setattr__(self, type(self)._stored(name), value)
 
     @property
     def use_return_dict(self) -> bool:
@@ -251,12 +254,12 @@ class PretrainedConfig:
         labels = {i: f"LABEL_{i}" for i in range(2)}
         for key, value in out.items():
             if key in ("id2label", "label2id"):
-                if self.id2label != labels:
+                if self.id2label != labels or self.label2id != {name: i for i, name in labels.items()}:
                     kept[key] = value
-            elif key == "transformers_version" or key in self.defaults or key not in BASE_DEFAULTS:
-                if value is not None or key in self.defaults:
+            elif key == "transformers_version":
+                if value is not None:
                     kept[key] = value
-            elif value != BASE_DEFAULTS[key]:
+            elif key in self.defaults or key not in BASE_DEFAULTS or value != BASE_DEFAULTS[key]:
                 kept[key] = value
         return kept
 
@@ -284,42 +287,58 @@ class PretrainedConfig:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Write ``config.json`` into a folder, which is made if need be."""
-        del kwargs
-        folder = Path(save_directory)
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write ``config.json`` into a folder, which is made if need be.
+
+        Args:
+            push_to_hub: upload it to ``repo_id``, by default the folder's name; ``kwargs`` are of the upload.
+        """
+        upload, folder = take_upload(type(self), kwargs, push_to_hub), Path(save_directory)
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"save_directory={str(folder)!r} is a file: a folder is needed")
         folder.mkdir(parents=True, exist_ok=True)
+        before = stamps(folder)
         self.to_json_file(folder / "config.json")
+        if push_to_hub:
+            push_saved(folder, before, upload)
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Make a config from plain data; keyword arguments override. With ``return_unused_kwargs=True`` the keyword
-        arguments that name no field are returned beside the config instead of kept."""
+        """Make a config from plain data; keyword arguments override.
+
+        With ``return_unused_kwargs=True`` those that name no field are returned beside the config; else a warning says that
+        they are ignored.
+
+        Raises:
+            ConfigError: a value breaks a rule, or ``num_labels`` and ``id2label`` are given and disagree.
+        """
         return_unused = kwargs.pop("return_unused_kwargs", False)
         data = dict(config_dict)
-        unused: dict[str, Any] = {}
-        fields = cls.fields()
-        for key, value in kwargs.items():
-            if return_unused and key not in fields and key not in data:
-                unused[key] = value
-            else:
-                if key == "num_labels":  # the names in the file belong to another number of labels
-                    names = data.get("id2label")
-                    if names is not None and len(names) != value:
-                        data.pop("id2label", None)
-                        data.pop("label2id", None)
-                if key == "id2label":
-                    data.pop("label2id", None)
-                data[key] = value
-        config = cls(**data)
-        return (config, unused) if return_unused else config
+        known = cls.fields() | data.keys()
+        unused = {key: kwargs.pop(key) for key in list(kwargs) if key not in known}
+        count, names = kwargs.get("num_labels"), kwargs.get("id2label")
+        if count is not None and names is not None and len(names) != count:
+            raise ConfigError(f"num_labels={count} and id2label with {len(names)} names disagree: give one of them")
+        # What the file says of fields that are overridden does not count, nor names that belong to another number.
+        changed = {cls._stored(key) for key in kwargs}
+        if names is not None or (count is not None and len(data.get("id2label") or ()) not in (0, count)):
+            changed |= {"id2label", "label2id", "num_labels"}
+        config = cls(**{key: value for key, value in data.items() if cls._stored(key) not in changed}, **kwargs)
+        if return_unused:
+            return config, unused
+        if unused:
+            warnings.warn(
+                f"{', '.join(sorted(unused))}: no fields of {cls.__name__}, ignored; set attributes of the config to keep "
+                "what it does not know",
+                stacklevel=3,
+            )
+        return config
 
     @classmethod
     def fields(cls) -> set[str]:
         """Every name the constructor knows: the family's keys, the base keys, aliases and labels."""
-        return {*cls.defaults, *BASE_DEFAULTS, *cls.attribute_map, "num_labels", "id2label", "label2id", "dtype"}
+        more = ("num_labels", "id2label", "label2id", "dtype", "name_or_path", "attn_implementation")
+        return {*cls.defaults, *BASE_DEFAULTS, *cls.attribute_map, *cls.optional, *more}
 
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
@@ -334,7 +353,7 @@ class PretrainedConfig:
             CheckpointError: there is no such folder or name, or it has no config.
             ConfigError: the config is not valid.
         """
-        data = cls.get_config_dict(pretrained_model_name_or_path, kwargs)
+        data, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         found = data.get("model_type")
         if cls.model_type and found and found != cls.model_type:
             warnings.warn(
@@ -344,23 +363,41 @@ class PretrainedConfig:
         return cls.from_dict(data, **kwargs)
 
     @staticmethod
-    def get_config_dict(name_or_path: str | os.PathLike[str], options: dict[str, Any]) -> dict[str, Any]:
-        """The raw ``config.json``; takes hub options (``revision``, ``cache_dir``, ...) out of ``options``."""
+    def get_config_dict(
+        pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The raw ``config.json``, and the keyword arguments that are no options of the hub (``revision``, ``token``, ...)."""
         from xlm.hub import resolve, take_hub_options
 
-        hub = take_hub_options(options)
-        path = Path(name_or_path)
+        hub = take_hub_options(kwargs)
+        path = Path(pretrained_model_name_or_path)
         if not path.is_file():
-            path = resolve(name_or_path, allow_patterns=["config.json"], **hub) / "config.json"
+            path = resolve(pretrained_model_name_or_path, allow_patterns=["config.json"], **hub) / "config.json"
         data = read_json(path)
-        data["_name_or_path"] = str(name_or_path)
-        return data
+        data["_name_or_path"] = str(pretrained_model_name_or_path)
+        return data, kwargs
 
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set several fields at once and check them all."""
         for key, value in config_dict.items():
             setattr(self, key, value)
         self.validate()
+
+    def update_from_string(self, update_str: str) -> None:
+        """Set fields by a text such as ``n_embd=10,resid_pdrop=0.2,scale=false,summary_type=cls_index``.
+
+        Each value is read as the type that the field has now.
+
+        Raises:
+            ConfigError: an unknown field, one that holds no number, switch or text, or a value of another type.
+        """
+        found: dict[str, Any] = {}
+        for pair in update_str.split(","):
+            key, equals, text = (part.strip() for part in pair.partition("="))
+            if not equals or not hasattr(self, key):
+                raise ConfigError(f"{pair.strip()!r}: must be FIELD=VALUE with a field of {type(self).__name__}")
+            found[key] = _as_type_of(getattr(self, key), key, text)
+        self.update(found)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a field, or ``default`` where there is none (adapter libraries read configs like this)."""
@@ -379,6 +416,25 @@ class PretrainedConfig:
     def __repr__(self) -> str:
         data = {k: getattr(v, "__name__", str(v)) if callable(v) else v for k, v in self.to_diff_dict().items()}
         return f"{type(self).__name__} {json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)}\n"
+
+
+def _as_type_of(old: Any, key: str, text: str) -> Any:
+    if isinstance(old, bool):
+        if text.lower() in ("true", "1", "y", "yes", "on"):
+            return True
+        if text.lower() in ("false", "0", "n", "no", "off"):
+            return False
+        raise ConfigError(f"{key}={text!r}: must be true or false")
+    if isinstance(old, str):
+        return text
+    if not isinstance(old, int | float):
+        raise ConfigError(
+            f"{key}={text!r}: the field holds a {type(old).__name__}; only numbers, switches and text can be set"
+        )
+    try:
+        return type(old)(text)
+    except ValueError as error:
+        raise ConfigError(f"{key}={text!r}: must be {'an integer' if isinstance(old, int) else 'a number'}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

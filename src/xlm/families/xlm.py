@@ -60,6 +60,7 @@ class XLMConfig(PretrainedConfig):
         "pad_token_id": 2,
         "bos_token_id": 0,
     }
+    optional = ("asm_cutoffs", "asm_div_value", "summary_last_dropout", "lang2id", "id2lang")
     rules: ClassVar[dict[str, Rule]] = {
         "vocab_size": POSITIVE,
         "emb_dim": POSITIVE,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from xlm import atomic
 from xlm.errors import CheckpointError, InputError, OutputError
 from xlm.hub import resolve, take_hub_options
+from xlm.publish import Published, push_saved, stamps, take_upload
 from xlm.tokenizers.added import AddedToken
 from xlm.tokenizers.jsonfiles import read_head, read_json
 
@@ -18,7 +19,7 @@ ADDED_FILE = "added_tokens.json"
 FAST_FILE = "tokenizer.json"
 # What a name on the hub needs of a repository; weights are not touched.
 PATTERNS = ("*.json", "*.model", "merges.txt", "*.codes")
-_IGNORED = ("use_fast", "trust_remote_code", "from_slow", "_from_auto", "_commit_hash", "legacy_format", "proxies")
+_IGNORED = ("config", "use_fast", "trust_remote_code", "from_slow", "_from_auto", "_commit_hash", "legacy_format")
 _NOT_SETTINGS = (
     "tokenizer_class",
     "auto_map",
@@ -56,7 +57,7 @@ def _here(value: Any) -> Any:
     return {key: item for key, item in value.items() if _is_here(str(key))} if isinstance(value, dict) else value
 
 
-class Persistence:
+class Persistence(Published):
     """``from_pretrained`` and ``save_pretrained``. Mixed into :class:`xlm.tokenizers.base.Tokenizer`."""
 
     vocab_files_names: ClassVar[dict[str, str]] = {}
@@ -150,12 +151,19 @@ class Persistence:
 
     # ---- writing -----------------------------------------------------------------------------------------------------
     def save_pretrained(
-        self, save_directory: Any, legacy_format: bool | None = None, filename_prefix: str | None = None, **options: Any
+        self,
+        save_directory: Any,
+        legacy_format: bool | None = None,
+        filename_prefix: str | None = None,
+        push_to_hub: bool = False,
+        **options: Any,
     ) -> tuple[str, ...]:
         """Write every file of the tokenizer, each whole or not at all; returns their paths.
 
-        Raises ``OutputError`` when the folder cannot be made or written.
+        With ``push_to_hub`` they are uploaded to ``repo_id``, by default the folder's name; ``options`` are of the upload.
+        Raises ``OutputError`` when the folder cannot be made or written, ``ArgumentError`` at an unknown argument.
         """
+        upload, before = take_upload(type(self), options, push_to_hub), stamps(Path(save_directory))
         folder = atomic.make_folder(save_directory)
         if legacy_format is False and not self.FAST:
             raise InputError("legacy_format is False: only the Fast class is saved without its vocabulary files")
@@ -168,7 +176,10 @@ class Persistence:
             for key, value in extended.items()
         }
         _write_sorted(special, written)
-        return (str(config), str(special), *self._save_vocabularies(folder, filename_prefix, legacy_format))
+        paths = (str(config), str(special), *self._save_vocabularies(folder, filename_prefix, legacy_format))
+        if push_to_hub:
+            push_saved(folder, before, upload)
+        return paths
 
     def _config(self) -> dict[str, Any]:
         config = copy.deepcopy(self.init_kwargs)

@@ -77,7 +77,7 @@ class SelfAttention(nnx.Module):
             out, p = self._attend(q, k, v, bias, layout.past, head_mask, key)
         else:
             out, p = self._attend_in_parts(q, k, v, bias, head_mask, rows), None
-        return out.reshape(*out.shape[:2], -1), p, cache
+        return out.reshape(*out.shape[:2], out.shape[2] * out.shape[3]), p, cache
 
     def _attend(
         self, q: Array, k: Array, v: Array, bias: Array | None, past: Any, head_mask: Array | None, key: Array | None

@@ -239,6 +239,9 @@ class BeamQAHead(nnx.Module):
         # (b, starts, s): the ends for each start.
         ends = self.end_logits(x[:, None], starts[:, :, None], None if p_mask is None else p_mask[:, None])
         end_p = jax.nn.softmax(ends.astype(jnp.float32)).astype(x.dtype)
-        end_top, end_index = (t.swapaxes(1, 2).reshape(batch, -1) for t in jax.lax.top_k(end_p, self.end_n_top))
+        end_top, end_index = (
+            t.swapaxes(1, 2).reshape(batch, self.start_n_top * self.end_n_top)
+            for t in jax.lax.top_k(end_p, self.end_n_top)
+        )
         cls = self.answer_class(jnp.einsum("bsh,bs->bh", x, start_p), take_token(x, cls_index))
         return start_top, start_index, end_top, end_index, cls

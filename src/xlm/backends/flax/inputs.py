@@ -155,17 +155,36 @@ def _compared(
         if net.label_kind == "problem":
             out["problem"] = losses.problem_of(config, labels)
             if out["problem"] != "single_label_classification":
-                out["labels"] = floats("labels", labels)
+                values = floats("labels", labels)
+                if out["problem"] == "regression" and config.num_labels == 1:
+                    values = _one_each("labels", values, shape[0])
+                elif tuple(values.shape) != (shape[0], config.num_labels):
+                    wanted = (shape[0], config.num_labels)
+                    raise InputError(f"labels of shape {tuple(values.shape)}: must be {wanted}")
+                out["labels"] = values
                 return
         out["labels"] = _classes(net, spec, config, labels, shape)
     for name in ("start_positions", "end_positions", "cls_index"):
         if name in given:
             # Of extractive answers places outside the input have a meaning; of beams and of cls_index they have none.
             limit = (None, "") if net.clamps else (shape[-1], "tokens of the input")
-            out[name] = integers(name, given[name], *limit).reshape(shape[0])
-    for name in ("is_impossible", "p_mask"):
-        if name in given:
-            out[name] = floats(name, given[name], 0, 1)
+            out[name] = integers(name, _one_each(name, given[name], shape[0]), *limit)
+    if "is_impossible" in given:
+        out["is_impossible"] = floats(
+            "is_impossible", _one_each("is_impossible", given["is_impossible"], shape[0]), 0, 1
+        )
+    if "p_mask" in given:
+        out["p_mask"] = floats("p_mask", given["p_mask"], 0, 1)
+        if tuple(out["p_mask"].shape) != shape:
+            raise InputError(f"p_mask of shape {tuple(out['p_mask'].shape)}: must be {shape} like the input")
+
+
+def _one_each(name: str, value: Any, batch: int) -> Any:
+    """One value a sequence, (b,) or (b, 1), as (b,)."""
+    value = value if hasattr(value, "dtype") else np.asarray(value)
+    if tuple(value.shape) not in ((batch,), (batch, 1)):
+        raise InputError(f"{name} of shape {tuple(value.shape)}: must be ({batch},)")
+    return value.reshape(batch)
 
 
 def _classes(net: Any, spec: EncoderSpec, config: Any, labels: Any, shape: tuple[int, ...]) -> Array:
@@ -181,6 +200,8 @@ def _classes(net: Any, spec: EncoderSpec, config: Any, labels: Any, shape: tuple
         if bad.any():
             place = tuple(np.argwhere(bad)[0].tolist())
             raise InputError(f"labels{list(place)}={int(host[place])}: must be -100 or from 0 to {classes - 1}")
-    if int(np.prod(labels.shape)) != int(np.prod(wanted)):
+    if len(wanted) == 1:
+        labels = _one_each("labels", labels, shape[0])
+    if tuple(labels.shape) != wanted:
         raise InputError(f"labels of shape {tuple(labels.shape)}: must be {wanted}")
-    return integers("labels", labels).reshape(wanted)
+    return integers("labels", labels)

@@ -189,7 +189,8 @@ class XLMSequenceClassification(SequenceClassification):
 
 
 class TokenClassification(Net):
-    """Logits (b, s, labels); labels (b, s), ``-100`` where nothing is asked."""
+    """Logits (b, s, labels); labels (b, s), ``-100`` where nothing is asked. XL leaves padding out too, of which only a 2-D
+    mask, or ``segment_ids``, tells."""
 
     new_head = ("classifier.",)
     packs = True
@@ -205,8 +206,9 @@ class TokenClassification(Net):
         logits = self.classifier(dropout(r.states, self.dropout, call.keys[1]))
         loss, labels = None, call.labels
         if labels is not None:
-            if self.masks_padding and call.attention_mask is not None:
-                labels = jnp.where(call.attention_mask.reshape(labels.shape) == 1, labels, losses.IGNORED)
+            mask = call.attention_mask
+            if self.masks_padding and mask is not None and mask.shape == labels.shape:
+                labels = jnp.where(mask == 1, labels, losses.IGNORED)
             elif self.masks_padding and call.segment_ids is not None:
                 labels = jnp.where(call.segment_ids > 0, labels, losses.IGNORED)
             loss = losses.cross_entropy(logits, labels)

@@ -23,6 +23,7 @@ from xlm.batches.packing import sequence_ids
 from xlm.errors import ConfigError, InputError
 from xlm.families.config import PretrainedConfig
 from xlm.families.registry import Family, family_of
+from xlm.publish import Published, push_saved, stamps, take_upload
 
 Stacked = nnx.State[Any, Any]
 
@@ -42,7 +43,7 @@ def _score(graph: Any, params: Stacked, rows: Array) -> Array:
     return nnx.merge(graph, params).score(rows)
 
 
-class FlaxPreTrainedModel:
+class FlaxPreTrainedModel(Published):
     """Base of all Flax models: a config, an NNX module without values (``graph``) and, unless ``_do_init=False``, values.
 
     A call is pure: with ``params`` it reads nothing else of the model. ``params`` is either the nested dictionary that
@@ -288,16 +289,17 @@ class FlaxPreTrainedModel:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], dtype: Any = jnp.float32, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, dtype: Any = jnp.float32, **kwargs: Any
     ) -> Any:
         """Load a model from a folder or hub name, whichever program wrote it: safetensors, PyTorch, TensorFlow or Flax.
 
         Args:
-            pretrained_model_name_or_path: a folder, else a hub name.
+            pretrained_model_name_or_path: a folder, else a hub name; ``None`` with ``config`` and ``state_dict``.
             dtype: in which the model computes.
             param_dtype: of the parameters: float32 unless given, ``"auto"`` keeps the file's.
-            config, state_dict: a config, or published names -> arrays, instead of the folder's.
+            config, state_dict: a config, of which a copy is taken, or the folder of one; published names -> arrays.
             from_pt: accepted; formats are found out.
+            variant: of the weights: ``"fp16"`` reads ``model.fp16.safetensors``.
             seed: of what a new head draws.
             _do_init: ``False`` returns ``(model, params)``, the model holding none.
             ignore_mismatched_sizes: start tensors of another shape fresh instead of raising.
@@ -307,6 +309,7 @@ class FlaxPreTrainedModel:
             and any config field, which overrides the file's.
 
         Raises:
+            ArgumentError: a keyword is none of these; names it.
             CheckpointError: no such checkpoint, damaged or unsafe files, tensors missing or of another shape.
             ConfigError: an option or config value is impossible.
         """
@@ -320,34 +323,28 @@ class FlaxPreTrainedModel:
         max_shard_size: int | str = "5GB",
         token: str | bool | None = None,
         safe_serialization: bool = True,
+        variant: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Write config, weights and a model card; all or nothing.
 
         Args:
             params: to be written instead of the model's own.
+            push_to_hub: upload what was written to ``repo_id``, by default the folder's name; ``token`` and ``kwargs`` are of
+                the upload.
             safe_serialization: ``True`` writes safetensors that every framework reads, in shards past ``max_shard_size``;
                 ``False`` writes ``flax_model.msgpack`` as the reference does.
+            variant: ``"fp16"`` writes ``model.fp16.safetensors``, which :meth:`from_pretrained` finds by the same word.
 
         Raises:
+            ArgumentError: an unknown argument.
             OutputError: the folder cannot be written or the disk is full; what was there before is intact.
         """
-        folder = Path(save_directory)
-        weights.save(self, folder, self._stacked(params), max_shard_size, safe_serialization)
+        upload, folder = take_upload(type(self), {**kwargs, "token": token}, push_to_hub), Path(save_directory)
+        before = stamps(folder)
+        weights.save(self, folder, self._stacked(params), max_shard_size, safe_serialization, variant)
         if push_to_hub:
-            from xlm.hub import push_folder
-
-            push_folder(folder, kwargs.pop("repo_id", folder.name), token=token, **kwargs)
-
-    def push_to_hub(self, repo_id: str, params: Any = None, **kwargs: Any) -> str:
-        """Upload the model to a hub repository, which is made if need be; returns its address."""
-        import tempfile
-
-        from xlm.hub import push_folder
-
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, params)
-            return str(push_folder(Path(folder), repo_id, **kwargs))
+            push_saved(folder, before, upload)
 
 
 class _PADS:

@@ -28,6 +28,7 @@ from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
 from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.errors import CheckpointError, ConfigError, InputError
+from xlm.families.loading import settle
 from xlm.families.registry import Family
 from xlm.families.spec import EncoderSpec
 
@@ -39,8 +40,6 @@ COPIES = {
     "lm_head.decoder.bias": "lm_head.bias",
 }
 _HEADS = ("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler.")
-# Options of the reference's loader that change nothing here: formats are found out, and loading is always lean.
-IGNORED = "from_pt trust_remote_code mirror resume_download _from_auto _from_pipeline variant adapter_kwargs".split()
 
 
 @dataclass(frozen=True)
@@ -266,7 +265,7 @@ def dtype_of(value: Any, argument: str = "dtype") -> Any:
     return found
 
 
-def load(cls: type[Any], name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+def load(cls: type[Any], name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any) -> Any:
     """Load a model; see ``FlaxPreTrainedModel.from_pretrained``."""
     from xlm.checkpoints.files import open_checkpoint
     from xlm.hub import resolve, take_hub_options
@@ -283,23 +282,18 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *args: Any, **kwa
     trust = {k: kwargs.pop(k) for k in ("use_safetensors", "allow_pickle") if k in kwargs}
     own = ("dtype", "input_shape", "seed", "gradient_checkpointing", "add_pooling_layer")
     options = {k: kwargs.pop(k) for k in own if k in kwargs}
-    for name in IGNORED:
-        kwargs.pop(name, None)
-    folder = Path(name_or_path)
-    if state is None or config is None:
-        folder = resolve(name_or_path, **hub)
-    if config is None:
-        config = cls.config_class.from_pretrained(folder, **kwargs)
-        kwargs.clear()
-        config.name_or_path = str(name_or_path)
-    elif isinstance(config, str | os.PathLike):
-        config = cls.config_class.from_pretrained(config)
-    if kwargs:
-        raise ConfigError(f"{', '.join(kwargs)}: no option of from_pretrained beside config=; set config fields in it")
+    variant = kwargs.pop("variant", None)
+    folder = None
+    if name_or_path is not None and (state is None or config is None):
+        folder = resolve(name_or_path, **hub, variant=variant)
+    config, more = settle(cls, config, name_or_path, folder, kwargs, hub)
+    options |= more
     model = cls(config, *args, **options, _do_init=False)
-    source = open_checkpoint(folder, **trust) if state is None else state
+    if state is None and folder is None:
+        raise InputError("name_or_path=None: give a folder or hub name, or a state_dict with the config")
+    source = state if folder is None or state is not None else open_checkpoint(folder, **trust, variant=variant)
     slots: Slots = model.slots
-    arrays, lacking, report = slots.fill(source, model.net_class.new_head, kept, str(name_or_path))
+    arrays, lacking, report = slots.fill(source, model.net_class.new_head, kept, str(name_or_path or "state_dict"))
     if report.mismatched and ignore_mismatched:
         report.initialised += [name for name, _, _ in report.mismatched]
     report.raise_for(ignore_mismatched=ignore_mismatched)
@@ -357,11 +351,14 @@ def _check_finite(slots: Slots, arrays: Mapping[Path_, np.ndarray], report: Repo
         log.warning("%s", message)
 
 
-def save(model: Any, folder: Path, state: Any, max_shard_size: int | str, safe: bool) -> None:
+def save(
+    model: Any, folder: Path, state: Any, max_shard_size: int | str, safe: bool, variant: str | None = None
+) -> None:
     """Write config, weights and model card; see ``FlaxPreTrainedModel.save_pretrained``."""
     from xlm.atomic import make_folder, write_text
     from xlm.checkpoints.foreign.msgpack_out import FLAX_WEIGHTS, save_msgpack
     from xlm.checkpoints.writer import remove_safetensors, save_safetensors
+    from xlm.hub import with_variant
 
     make_folder(folder)
     config, slots = model.config, model.slots
@@ -371,11 +368,12 @@ def save(model: Any, folder: Path, state: Any, max_shard_size: int | str, safe: 
     text = config.to_json_string()
     published = list(slots.published(state))
     if safe:
-        save_safetensors(folder, ((s.theirs, stored) for s, stored in published), {"format": "pt"}, max_shard_size)
+        named = ((s.theirs, stored) for s, stored in published)
+        save_safetensors(folder, named, {"format": "pt"}, max_shard_size, variant)
     else:
         kernels = {s.nested: stored.transposed() if s.transposed else stored for s, stored in published}
-        save_msgpack(folder / FLAX_WEIGHTS, unflatten(kernels))
-        remove_safetensors(folder)
+        save_msgpack(folder / with_variant(FLAX_WEIGHTS, variant), unflatten(kernels))
+        remove_safetensors(folder, variant)
     write_text(folder / "config.json", text)
     if not (folder / "README.md").exists():
         from xlm.checkpoints.card import model_card

@@ -34,12 +34,13 @@ class _Auto:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Load a folder or hub name with the class that its config asks for."""
-        from xlm.hub import take_hub_options
-
+        """Load a folder or hub name with the class that its config, or that of ``config``, asks for."""
         config = kwargs.get("config")
-        if config is None:
-            config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **take_hub_options(dict(kwargs)))
+        if not isinstance(config, PretrainedConfig):
+            from xlm.hub import take_hub_options
+
+            hub = take_hub_options(dict(kwargs))
+            config = AutoConfig.from_pretrained(pretrained_model_name_or_path if config is None else config, **hub)
         return cls._class(config).from_pretrained(pretrained_model_name_or_path, **kwargs)
 
 

@@ -71,8 +71,7 @@ def shifted_tokens(logits: Tensor, labels: Tensor, config: PretrainedConfig) -> 
 
 def classes(logits: Tensor, labels: Tensor, name: str = "labels") -> Tensor:
     """Cross-entropies (b,) of logits (b, classes); labels (b,) that are -100 weigh nothing, the others more for it."""
-    labels = tf.reshape(labels, (-1,))
-    _same(labels, logits.shape[:-1], name)
+    labels = one_each(name, labels, logits.shape[0])
     check_labels(labels, logits.shape[-1], name)
     return weighed(*each(logits, labels))
 
@@ -100,7 +99,7 @@ def classification(logits: Tensor, labels: Tensor, config: PretrainedConfig) -> 
     logits = wide(logits)
     labels = tf.cast(labels, logits.dtype)
     if config.problem_type == "regression" and count == 1:
-        return tf.math.squared_difference(tf.reshape(logits, (-1,)), tf.reshape(labels, (-1,)))
+        return tf.math.squared_difference(tf.reshape(logits, (-1,)), one_each("labels", labels, logits.shape[0]))
     _same(labels, logits.shape)
     if config.problem_type == "regression":
         return tf.reduce_mean(tf.math.squared_difference(logits, labels), axis=-1)
@@ -114,10 +113,24 @@ def spans(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tensor) 
     """
     length = tf.shape(start_logits)[1]
     total = 0.0
-    for logits, place in ((start_logits, start), (end_logits, end)):
-        place = tf.clip_by_value(tf.reshape(place, (-1,)), 0, tf.cast(length, place.dtype))
+    for logits, place, name in ((start_logits, start, "start_positions"), (end_logits, end, "end_positions")):
+        if not place.dtype.is_integer:
+            raise InputError(f"{name} of dtype {place.dtype.name}: places of tokens are integers")
+        place = one_each(name, place, logits.shape[0])
+        place = tf.clip_by_value(place, 0, tf.cast(length, place.dtype))
         total += weighed(*each(logits, place, ignored=tf.cast(length, place.dtype)))
     return total / 2
+
+
+def one_each(name: str, value: Tensor, batch: Any) -> Tensor:
+    """One value a sequence, (b,) or (b, 1), as (b,).
+
+    Raises:
+        InputError: another shape.
+    """
+    if not fits(value.shape, batch) and not fits(value.shape, batch, 1):
+        raise InputError(f"{name} of shape {tuple(value.shape)}: must be ({batch},)")
+    return tf.reshape(value, (-1,))
 
 
 def _same(labels: Tensor, shape: Any, name: str = "labels") -> None:

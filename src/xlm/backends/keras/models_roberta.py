@@ -284,7 +284,8 @@ class RobertaForSequenceClassification(RobertaLabelled):
 class RobertaForTokenClassification(RobertaLabelled):
     """Abstract: a classifier of tokens.
 
-    Logits (b, s, labels); labels (b, s), ``-100`` where nothing is asked; loss (1,).
+    Logits (b, s, labels); labels (b, s), ``-100`` where nothing is asked; loss (1,). XL leaves padding out too, of which only
+    a 2-D mask tells.
     """
 
     output_class = TokenClassifierOutput
@@ -300,9 +301,9 @@ class RobertaForTokenClassification(RobertaLabelled):
         return over_rows(lambda rows: linear(self.classifier, rows), states)
 
     def compare(self, logits: Tensor, labels: Tensor, attention_mask: Tensor | None) -> Tensor:
-        if self.family.token_loss_masks_padding and attention_mask is not None:
-            seen = tf.cast(tf.reshape(attention_mask, tf.shape(labels)), tf.float32) == 1
-            labels = tf.where(seen, labels, losses.IGNORED)
+        mask = attention_mask if self.family.token_loss_masks_padding else None
+        if mask is not None and mask.shape.rank == labels.shape.rank == 2:
+            labels = tf.where(tf.cast(mask, tf.float32) == 1, labels, losses.IGNORED)
         return losses.tokens(logits, labels, self.config)
 
 

@@ -12,18 +12,20 @@ import keras
 import tensorflow as tf
 
 from xlm.backends.keras import saved, weights
+from xlm.backends.keras.batching import dataset_of
 from xlm.backends.keras.calls import PLAIN, Box, arguments
 from xlm.backends.keras.ops import Table, Tensor
 from xlm.errors import ConfigError, InputError
 from xlm.families.config import PretrainedConfig
 from xlm.families.registry import Family, family_of
 from xlm.families.spec import EncoderSpec
+from xlm.publish import Published, push_saved, stamps, take_upload
 
 # What a head's labels are called, and which of its outputs they belong to.
 LABELS = {"labels": "logits", "start_positions": "start_logits", "end_positions": "end_logits"}
 
 
-class TFPreTrainedModel(keras.Model):
+class TFPreTrainedModel(keras.Model, Published):
     """Base of all TensorFlow models.
 
     Weights exist from construction on. In memory every family carries XLM-R's tensor names; :meth:`save_pretrained` writes
@@ -118,6 +120,7 @@ class TFPreTrainedModel(keras.Model):
         push_to_hub: bool = False,
         max_shard_size: int | str = "5GB",
         safe_serialization: bool = True,
+        variant: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Write config, weights and a model card; all or nothing.
@@ -126,18 +129,20 @@ class TFPreTrainedModel(keras.Model):
             saved_model: also export ``saved_model/<version>`` for TensorFlow Serving.
             max_shard_size: of the safetensors files.
             safe_serialization: ``False`` writes the historic ``tf_model.h5`` instead of safetensors.
+            push_to_hub: upload what was written to ``repo_id``, by default the folder's name; ``kwargs`` are of the upload.
+            variant: ``"fp16"`` writes ``model.fp16.safetensors``, which :meth:`from_pretrained` finds by the same word.
 
         Raises:
+            ArgumentError: an unknown argument.
             OutputError: the folder cannot be written or the disk is full; what was there before is intact.
         """
-        folder = Path(save_directory)
-        weights.save(self, folder, max_shard_size, safe_serialization)
+        upload, folder = take_upload(type(self), kwargs, push_to_hub), Path(save_directory)
+        before = stamps(folder)
+        weights.save(self, folder, max_shard_size, safe_serialization, variant)
         if saved_model:
             self.export(folder / "saved_model" / str(version))
         if push_to_hub:
-            from xlm.hub import push_folder
-
-            push_folder(folder, kwargs.pop("repo_id", folder.name), **kwargs)
+            push_saved(folder, before, upload)
 
     def export(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, filepath: str | os.PathLike[str], format: str = "tf_saved_model", **kwargs: Any
@@ -171,6 +176,58 @@ class TFPreTrainedModel(keras.Model):
         """The layer that scores the vocabulary, or ``None``."""
         return None
 
+    def set_input_embeddings(self, value: Any) -> None:
+        """Replace the values of the word table, whose rows are the vocabulary from now on; a tied head follows.
+
+        Args:
+            value: (vocab, hidden): a layer with such a ``weight``, a variable or an array.
+
+        Raises:
+            InputError: another width, or no row for padding.
+        """
+        rows: Any = tf.convert_to_tensor(getattr(value, "weight", value))
+        hidden, pad = self.spec.hidden_size, self.spec.pad_id
+        if rows.shape.rank != 2 or rows.shape[1] != hidden or rows.shape[0] <= pad:
+            raise InputError(
+                f"value: a table of shape {tuple(rows.shape)}; must be (more than {pad}, the padding id, {hidden})"
+            )
+        if rows.shape[0] != self.get_input_embeddings().weight.shape[0]:
+            if self.get_output_embeddings() is self.get_input_embeddings():
+                self._resize_head(rows.shape[0])
+            self._put_words(rows.shape[0])
+        self.get_input_embeddings().weight.assign(rows)
+
+    def set_output_embeddings(self, value: Any) -> None:
+        """Replace the values of the layer that scores the vocabulary; where it is tied, of the word table.
+
+        Raises:
+            InputError: the model scores no vocabulary, or the shape is another than the layer's.
+        """
+        layer = self.get_output_embeddings()
+        if layer is None:
+            raise InputError(f"set_output_embeddings: {type(self).__name__} has no output embeddings")
+        rows: Any = tf.convert_to_tensor(getattr(value, "weight", value))
+        if layer is self.get_input_embeddings():
+            self.set_input_embeddings(rows)
+            return
+        wanted = (self.spec.vocab_size, self.spec.hidden_size)
+        if tuple(rows.shape) != wanted:
+            raise InputError(f"value: a decoder of shape {tuple(rows.shape)}; must be {wanted}")
+        if rows.shape[0] != layer.weight.shape[0]:
+            self._resize_head(rows.shape[0])
+        self.get_output_embeddings().weight.assign(rows)
+
+    def _put_words(self, count: int) -> Table:
+        """A word table of ``count`` rows in the old one's place, with its values as far as they go."""
+        old = self.get_input_embeddings()
+        table = Table(count, self.spec.hidden_size, old.name, self.dtype_policy, old.pad)
+        self._fill_rows(table.weight, old.weight)
+        self.trunk().embeddings.word_embeddings = table
+        for model in (self, self.trunk()):
+            model.config.vocab_size = count
+            model.spec = family_of(model.config).spec(model.config)
+        return table
+
     def resize_token_embeddings(self, new_num_tokens: int | None = None) -> Table:
         """Give the word table (and the head) another number of rows; kept rows stay bit-identical.
 
@@ -185,13 +242,7 @@ class TFPreTrainedModel(keras.Model):
         if new_num_tokens <= self.spec.pad_id:
             raise InputError(f"new_num_tokens={new_num_tokens}: must be above the padding id {self.spec.pad_id}")
         self._resize_head(new_num_tokens)
-        table = Table(new_num_tokens, self.spec.hidden_size, old.name, self.dtype_policy, old.pad)
-        self._fill_rows(table.weight, old.weight)
-        self.trunk().embeddings.word_embeddings = table
-        for model in (self, self.trunk()):
-            model.config.vocab_size = new_num_tokens
-            model.spec = family_of(model.config).spec(model.config)
-        return table
+        return self._put_words(new_num_tokens)
 
     def _fill_rows(self, new: Any, old: Any) -> None:
         kept = min(new.shape[0], old.shape[0])
@@ -222,7 +273,37 @@ class TFPreTrainedModel(keras.Model):
             self.warnings_issued[key] = True
             warnings.warn(message, stacklevel=3)
 
-    # -- compile and fit ----------------------------------------------------------------------------------------------
+    # -- data, compile and fit ----------------------------------------------------------------------------------------------
+
+    def prepare_tf_dataset(
+        self,
+        dataset: Any,
+        batch_size: int = 8,
+        shuffle: bool = True,
+        tokenizer: Any = None,
+        collate_fn: Any = None,
+        collate_fn_args: Mapping[str, Any] | None = None,
+        drop_remainder: bool | None = None,
+        prefetch: bool = True,
+    ) -> tf.data.Dataset:
+        """Batches for :meth:`fit`: inputs by name and, where there are any, labels beside them.
+
+        Args:
+            dataset: a data set of the package ``datasets``, or a mapping of columns, lists of a value a row. Columns that are
+                no argument of the model are left out; ``label`` and ``label_ids`` are ``labels``.
+            shuffle: a new order each epoch; ``keras.utils.set_random_seed`` makes it repeatable.
+            tokenizer: pads the rows of a batch to the longest, labels of tokens with -100; without one they must be of
+                one length.
+            collate_fn: rows -> columns of a batch, instead of that; ``collate_fn_args`` go with the rows.
+            drop_remainder: leave out a last, smaller batch; ``None``: where the rows are shuffled.
+            prefetch: make batches ahead.
+
+        Raises:
+            InputError: no column is an argument of the model, columns or rows differ in length, or there is no batch.
+        """
+        return dataset_of(
+            self, dataset, batch_size, shuffle, tokenizer, collate_fn, collate_fn_args, drop_remainder, prefetch
+        )
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
         """As ``keras.Model.compile``; without a ``loss``, ``fit`` and ``evaluate`` use the head's own.

@@ -108,7 +108,13 @@ class TrunkModel(TFPreTrainedModel):
         positions = self._positions(call, full, batch, total, 0 if whole else past)
         types = self._rows("token_type_ids", call.token_type_ids, batch, total)
         languages = self._rows("langs", call.langs, batch, total)
-        self._check_extra(positions, types, languages, total)
+        if call.position_ids is None and spec.position_kind == "absolute":
+            if isinstance(total, int) and total > spec.max_tokens:
+                raise InputError(
+                    f"{total} tokens: the model has positions for {spec.max_tokens} "
+                    f"(max_position_embeddings={spec.max_positions})"
+                )
+        self._check_extra(positions, types, languages)
         positions, types, languages = (
             None if t is None else tf.reshape(recent(t), (-1,)) for t in (positions, types, languages)
         )
@@ -214,14 +220,9 @@ class TrunkModel(TFPreTrainedModel):
             raise InputError(f"{name} of shape {tuple(value.shape)}: must be {(batch, total)} like the input")
         return tf.broadcast_to(value, (batch, total))
 
-    def _check_extra(self, positions: Tensor, types: Tensor | None, languages: Tensor | None, total: Any) -> None:
+    def _check_extra(self, positions: Tensor, types: Tensor | None, languages: Tensor | None) -> None:
         spec = self.spec
         if spec.position_kind == "absolute":
-            if isinstance(total, int) and total > spec.max_tokens:
-                raise InputError(
-                    f"{total} tokens: the model has positions for {spec.max_tokens} "
-                    f"(max_position_embeddings={spec.max_positions})"
-                )
             check_ids("position_ids", positions, spec.max_positions, f"the longest input has {spec.max_tokens} tokens")
         if types is not None:
             limit = spec.vocab_size if spec.token_types_from_words else spec.num_token_types

@@ -23,16 +23,12 @@ from xlm.checkpoints.dtypes import is_float
 from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
 from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.errors import CheckpointError, ConfigError, InputError
+from xlm.families.loading import settle
 
 log = logging.getLogger("xlm")
 _CHUNK = 8_000_000  # elements that are moved at a time
 FILLING: ContextVar[bool] = ContextVar("filling", default=False)
 """Whether a model is being built to take the values of a file: then nothing is initialised."""
-# Options of other libraries that change nothing here: any file is read whatever wrote it, and code is never run.
-IGNORED = """
-from_pt from_flax from_tf low_cpu_mem_usage trust_remote_code weights_only mirror resume_download use_auth_token
-_from_auto _fast_init variant tf_to_pt_weight_rename
-""".split()
 # Tied names: never in a file, or there as copies of the tensor they are tied to.
 COPIES = {
     "lm_head.decoder.weight": PREFIX + "embeddings.word_embeddings.weight",
@@ -235,16 +231,18 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
 
     Args:
         name_or_path: a folder, else a hub name; safetensors, ``.bin``, ``tf_model.h5``, ``flax_model.msgpack``, ...
-        config: a config to use instead of the folder's.
+        config: a config to use instead of the folder's, of which a copy is taken, or the folder or hub name of one.
         dtype (or torch_dtype): a type or Keras policy (``"mixed_bfloat16"``, ``"bfloat16"``); ``None``: the global policy.
         ignore_mismatched_sizes: start tensors of another shape fresh instead of raising.
         output_loading_info: also return the report as a dictionary.
         strict_finite: refuse NaN and infinite weights, of which else a warning tells.
         from_pt, from_flax: accepted and not needed: what wrote a file is found out.
+        variant: of the weights: ``"fp16"`` reads ``model.fp16.safetensors``.
         Hub options (``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``subfolder``, ``force_download``),
         and any config field, which overrides the file's.
 
     Raises:
+        ArgumentError: a keyword is none of these; names it.
         CheckpointError: no such checkpoint, damaged or unsafe files, tensors missing or of another shape.
         ConfigError: an option or config value is impossible.
     """
@@ -258,25 +256,16 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     info = kwargs.pop("output_loading_info", False)
     strict_finite = kwargs.pop("strict_finite", False)
     trust = {k: kwargs.pop(k) for k in ("use_safetensors", "allow_pickle") if k in kwargs}
-    own = {k: kwargs.pop(k) for k in ("add_pooling_layer", "name", "trainable") if k in kwargs}
-    for name in IGNORED:
-        kwargs.pop(name, None)
+    variant = kwargs.pop("variant", None)
     policy = {} if asked is None else {"dtype": _policy(asked)}
-    folder = resolve(name_or_path, **hub)
-    if config is None:
-        config = cls.config_class.from_pretrained(folder, **kwargs)
-        kwargs.clear()
-        config.name_or_path = str(name_or_path)
-    elif isinstance(config, str | os.PathLike):
-        config = cls.config_class.from_pretrained(config)
-    if kwargs:
-        raise ConfigError(f"{', '.join(kwargs)}: no option of from_pretrained beside config=; set config fields in it")
+    folder = resolve(name_or_path, **hub, variant=variant)
+    config, own = settle(cls, config, name_or_path, folder, kwargs, hub)
     token = FILLING.set(True)
     try:
         model = cls(config, *model_args, **own, **policy)
     finally:
         FILLING.reset(token)
-    report = assign(model, open_checkpoint(folder, **trust), str(name_or_path))
+    report = assign(model, open_checkpoint(folder, **trust, variant=variant), str(name_or_path))
     # A pooler may be absent from files of models that never had one: it starts fresh like a head.
     fresh = [n for n in report.missing if n.startswith((PREFIX + "pooler.", "lm_head."))]
     report.missing = [n for n in report.missing if n not in fresh]
@@ -317,11 +306,12 @@ def published_tensors(model: Any) -> Iterator[tuple[str, Stored]]:
         yield to_theirs(model.family, name, base), Stored(weight.shape, weight.kind, weight.read)
 
 
-def save(model: Any, folder: Path, max_shard_size: int | str, safe: bool) -> None:
+def save(model: Any, folder: Path, max_shard_size: int | str, safe: bool, variant: str | None = None) -> None:
     """Write config, weights and model card into a folder; see ``TFPreTrainedModel.save_pretrained``."""
     from xlm.atomic import make_folder, write_text
     from xlm.checkpoints.card import model_card
     from xlm.checkpoints.writer import remove_safetensors, save_safetensors
+    from xlm.hub import with_variant
 
     make_folder(folder)
     config = model.config
@@ -329,12 +319,17 @@ def save(model: Any, folder: Path, max_shard_size: int | str, safe: bool) -> Non
     config.torch_dtype = model.variable_dtype
     text = config.to_json_string()
     if safe:
-        save_safetensors(folder, published_tensors(model), {"format": "pt"}, max_shard_size)
+        save_safetensors(folder, published_tensors(model), {"format": "pt"}, max_shard_size, variant)
     else:
         from xlm.checkpoints.foreign.h5_out import save_h5
 
-        save_h5(folder / "tf_model.h5", model.family, published_tensors(model), model.trunk() is model)
-        remove_safetensors(folder)
+        save_h5(
+            folder / with_variant("tf_model.h5", variant),
+            model.family,
+            published_tensors(model),
+            model.trunk() is model,
+        )
+        remove_safetensors(folder, variant)
     write_text(folder / "config.json", text)
     if not (folder / "README.md").exists():
         write_text(folder / "README.md", model_card(config, model.num_parameters(), []))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from xlm.backends.torch.encoder_decoder import EncoderDecoderModel
@@ -38,15 +37,14 @@ class _Auto:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """Load a folder or hub name with the class that its config asks for."""
-        config = kwargs.pop("config", None)
-        if config is None:
+        """Load a folder or hub name with the class that its config, or that of ``config``, asks for."""
+        config = kwargs.get("config")
+        if not isinstance(config, PretrainedConfig):
             from xlm.hub import take_hub_options
 
             hub = take_hub_options(dict(kwargs))
-            config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
-            return cls._class(config).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        return cls._class(config).from_pretrained(Path(pretrained_model_name_or_path), *args, config=config, **kwargs)
+            config = AutoConfig.from_pretrained(pretrained_model_name_or_path if config is None else config, **hub)
+        return cls._class(config).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
 
 def _heads(xlm: str, other: str) -> dict[str, str]:

@@ -273,9 +273,9 @@ class EncoderDecoderModel(PreTrainedModel, TranslationMixin):
 
     def set_input_embeddings(self, value: Any) -> None:
         """Replace the encoder's word table; a shared decoder's follows."""
-        self.encoder.embeddings.word_embeddings = value
-        if self.config.share_embeddings:
-            self.decoder.roberta.embeddings.word_embeddings = value
+        for part in (self.encoder, self.decoder) if self.config.share_embeddings else (self.encoder,):
+            part.set_input_embeddings(value)
+        self.spec = self.decoder.spec
         self.tie_weights()
 
     def get_output_embeddings(self) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +59,19 @@ class LMHeadModel(HeadModel, GenerationMixin):
         return self.lm_head.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the decoder; it must score as many words as there are, so a larger word table comes first."""
+        table, wanted = getattr(new_embeddings, "weight", None), (self.spec.vocab_size, self.spec.hidden_size)
+        if table is None or tuple(table.shape) != wanted:
+            shape = None if table is None else tuple(table.shape)
+            raise InputError(f"new_embeddings: a decoder of shape {shape}; must be {wanted}")
         self.lm_head.replace(new_embeddings)
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         words: Any = self.roberta.embeddings.word_embeddings.weight
-        self.lm_head.tie(words if self.config.tie_word_embeddings else None)
+        tied, decoder = self.config.tie_word_embeddings, cast(Any, self.lm_head.decoder)
+        if tied and not self.lm_head.adaptive and len(decoder.weight) != len(words):
+            self._resize_head(len(words))
+        self.lm_head.tie(words if tied else None)
 
     @torch.no_grad()
     def _resize_head(self, count: int) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xlm.backends.torch.losses import one_each, places
 from xlm.backends.torch.ops import PLAIN, activation
 from xlm.errors import ConfigError, InputError
 
@@ -28,6 +29,8 @@ class Pooler(nn.Module):
 class LMHead(nn.Module):
     """Dense, gelu, norm, and a decoder tied to the word embeddings (XLM-R and XL)."""
 
+    adaptive = False
+
     def __init__(self, hidden: int, vocab: int, eps: float) -> None:
         super().__init__()
         self.ops = PLAIN
@@ -39,8 +42,8 @@ class LMHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(..., h) -> (..., vocab)."""
-        shape = (*rows.shape[:-1], -1)
-        return self.ops.linear(self.decoder, self.features(rows.reshape(-1, rows.shape[-1]))).view(shape)
+        scores = self.ops.linear(self.decoder, self.features(rows.reshape(-1, rows.shape[-1])))
+        return scores.view(*rows.shape[:-1], scores.shape[-1])
 
     def features(self, rows: Tensor) -> Tensor:
         """The states that the decoder scores: (..., h) -> (..., h)."""
@@ -91,10 +94,9 @@ class XLMHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(..., h) -> (..., vocab): logits, or log-probabilities with the adaptive softmax."""
-        if not self.adaptive:
-            return self.ops.linear(self.decoder, rows.reshape(-1, rows.shape[-1])).view(*rows.shape[:-1], -1)
         flat = rows.reshape(-1, rows.shape[-1])
-        return self.decoder.log_prob(flat).view(*rows.shape[:-1], -1)  # type: ignore[operator]
+        scores: Any = self.decoder.log_prob(flat) if self.adaptive else self.ops.linear(self.decoder, flat)  # type: ignore[operator]
+        return scores.view(*rows.shape[:-1], scores.shape[-1])
 
     def features(self, rows: Tensor) -> Tensor:
         """The states that the decoder scores: the rows themselves."""
@@ -166,8 +168,7 @@ def take_token(hidden_states: Tensor, index: Tensor | None) -> Tensor:
     """The state (b, h) of one token a sequence: (b,) indices, the last token where there are none."""
     if index is None:
         return hidden_states[:, -1]
-    index = index.reshape(-1)
-    length = hidden_states.shape[1]
+    index, length = places("cls_index", index, hidden_states.shape[0]), hidden_states.shape[1]
     if not torch.compiler.is_compiling() and bool(((index < 0) | (index >= length)).any()):
         raise InputError(f"token index {index.tolist()}: must be from 0 to {length - 1}")
     return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), index]
@@ -178,7 +179,14 @@ def forbid(scores: Tensor, p_mask: Tensor | None) -> Tensor:
     if p_mask is None:
         return scores
     far = 65500.0 if scores.dtype == torch.float16 else 1e30
+    p_mask = p_mask.to(scores.dtype)
     return scores * (1 - p_mask) - far * p_mask
+
+
+def check_p_mask(p_mask: Tensor | None, batch: int, length: int) -> None:
+    """Refuse a ``p_mask`` of another shape than the tokens' (b, s)."""
+    if p_mask is not None and tuple(p_mask.shape) != (batch, length):
+        raise InputError(f"p_mask of shape {tuple(p_mask.shape)}: must be {(batch, length)} like the input")
 
 
 class StartLogits(nn.Module):
@@ -241,9 +249,10 @@ class BeamQAHead(nn.Module):
         is_impossible: Tensor | None,
         p_mask: Tensor | None,
     ) -> Tensor:
-        """Training loss from gold positions (b,) or (b, 1); ``is_impossible`` (b,) floats adds half its own loss."""
-        start, end = (p.squeeze(-1) if p.ndim > 1 else p for p in (start, end))
-        length = x.shape[1]
+        """Training loss from gold positions (b,) or (b, 1); ``is_impossible``, of the same shape, adds half its own loss."""
+        batch, length, _ = x.shape
+        start, end = places("start_positions", start, batch), places("end_positions", end, batch)
+        check_p_mask(p_mask, batch, length)
         for name, place in (("start_positions", start), ("end_positions", end)):
             if not torch.compiler.is_compiling() and bool(((place < 0) | (place >= length)).any()):
                 raise InputError(f"{name}={place.tolist()}: must be from 0 to {length - 1}")
@@ -254,12 +263,14 @@ class BeamQAHead(nn.Module):
         ) / 2
         if cls_index is not None and is_impossible is not None:
             score = self.answer_class(start_state, take_token(x, cls_index))
-            total = total + 0.5 * F.binary_cross_entropy_with_logits(score, is_impossible.to(score.dtype))
+            wanted = one_each("is_impossible", is_impossible, batch).to(score.dtype)
+            total = total + 0.5 * F.binary_cross_entropy_with_logits(score, wanted)
         return total
 
     def search(self, x: Tensor, cls_index: Tensor | None, p_mask: Tensor | None) -> tuple[Tensor, ...]:
         """Best starts and, for each, best ends; see :class:`xlm.outputs.XLMForQuestionAnsweringOutput`."""
         batch, length, hidden = x.shape
+        check_p_mask(p_mask, batch, length)
         for key in ("start_n_top", "end_n_top"):
             if getattr(self, key) > length:
                 raise InputError(f"{key}={getattr(self, key)}: the input has {length} tokens")
@@ -270,7 +281,7 @@ class BeamQAHead(nn.Module):
         wide = x[:, None].expand(-1, self.start_n_top, -1, -1)
         ends = self.end_logits(wide, starts[:, :, None], None if p_mask is None else p_mask[:, None])
         end_top, end_index = ends.softmax(dim=-1).topk(self.end_n_top, dim=-1)
-        flat = (t.transpose(1, 2).reshape(batch, -1) for t in (end_top, end_index))
+        flat = (t.transpose(1, 2).flatten(1) for t in (end_top, end_index))
         expected_start = torch.einsum("bsh,bs->bh", x, start_p)
         cls = self.answer_class(expected_start, take_token(x, cls_index))
         end_top, end_index = flat

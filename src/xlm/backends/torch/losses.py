@@ -29,10 +29,32 @@ def check_labels(labels: Tensor, classes: int, name: str = "labels") -> None:
         raise InputError(f"{name}{list(place)}={int(labels[place])}: must be -100 or from 0 to {classes - 1}")
 
 
+def one_each(name: str, value: Tensor, batch: int) -> Tensor:
+    """One value a sequence, (b,) or (b, 1), as (b,).
+
+    Raises:
+        InputError: another shape.
+    """
+    if tuple(value.shape) not in ((batch,), (batch, 1)):
+        raise InputError(f"{name} of shape {tuple(value.shape)}: must be ({batch},)")
+    return value.reshape(-1)
+
+
+def places(name: str, value: Tensor, batch: int) -> Tensor:
+    """The number of a token in each sequence, integers (b,) or (b, 1), as int64 (b,).
+
+    Raises:
+        InputError: another shape, or no integers.
+    """
+    if value.is_floating_point() or value.dtype == torch.bool:
+        raise InputError(f"{name} of dtype {value.dtype}: places of tokens are integers")
+    return one_each(name, value, batch).long()
+
+
 def cross_entropy(logits: Tensor, labels: Tensor, name: str = "labels") -> Tensor:
     """Mean over labels that are not ``-100``; logits (..., classes), labels (...). NaN where all labels are ignored."""
     classes = logits.shape[-1]
-    if labels.numel() != logits.numel() // max(classes, 1):
+    if tuple(labels.shape) != tuple(logits.shape[:-1]):
         raise InputError(f"{name} of shape {tuple(labels.shape)}: must be {tuple(logits.shape[:-1])}")
     labels = labels.to(logits.device)
     check_labels(labels, classes, name)
@@ -59,15 +81,16 @@ def classification(logits: Tensor, labels: Tensor, config: PretrainedConfig, num
             config.problem_type = "regression"
         else:
             config.problem_type = "single_label_classification" if integers else "multi_label_classification"
-    if config.problem_type == "regression":
-        labels = labels.to(logits.dtype)
-        if num_labels == 1:
-            return F.mse_loss(logits.squeeze(), labels.squeeze())
-        return F.mse_loss(logits, labels)
+    batch = logits.shape[0]
     if config.problem_type == "single_label_classification":
-        return cross_entropy(logits.view(-1, num_labels), labels.view(-1))
+        return cross_entropy(logits, one_each("labels", labels, batch))
+    if config.problem_type == "regression" and num_labels == 1:
+        return F.mse_loss(logits.squeeze(-1), one_each("labels", labels, batch).to(logits.dtype))
     if tuple(labels.shape) != tuple(logits.shape):
-        raise InputError(f"labels of shape {tuple(labels.shape)}: multi-label targets must be {tuple(logits.shape)}")
+        what = "values" if config.problem_type == "regression" else "multi-label targets"
+        raise InputError(f"labels of shape {tuple(labels.shape)}: {what} must be {tuple(logits.shape)}")
+    if config.problem_type == "regression":
+        return F.mse_loss(logits, labels.to(logits.dtype))
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
@@ -78,9 +101,7 @@ def spans(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tensor) 
     """
     length = start_logits.shape[1]
     total = start_logits.new_zeros(())
-    for logits, place in ((start_logits, start), (end_logits, end)):
-        if place.ndim > 1:
-            place = place.squeeze(-1)
-        place = place.to(logits.device).clamp(0, length)
+    for logits, place, name in ((start_logits, start, "start_positions"), (end_logits, end, "end_positions")):
+        place = places(name, place, logits.shape[0]).to(logits.device).clamp(0, length)
         total = total + F.cross_entropy(logits, place, ignore_index=length)
     return total / 2

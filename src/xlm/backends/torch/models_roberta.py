@@ -275,7 +275,8 @@ class RobertaForSequenceClassification(RobertaLabelled):
 class RobertaForTokenClassification(RobertaLabelled):
     """Abstract: a classifier of tokens.
 
-    Logits (b, s, labels); labels (b, s), ``-100`` where nothing is asked.
+    Logits (b, s, labels); labels (b, s), ``-100`` where nothing is asked. XL leaves padding out too, of which only a 2-D
+    mask tells.
     """
 
     output_class = TokenClassifierOutput
@@ -291,8 +292,9 @@ class RobertaForTokenClassification(RobertaLabelled):
 
     def compare(self, logits: Tensor, labels: Tensor, attention_mask: Tensor | None) -> Tensor:
         labels = labels.to(logits.device)
-        if self.family.token_loss_masks_padding and attention_mask is not None:
-            labels = labels.masked_fill(attention_mask.reshape(labels.shape) != 1, losses.IGNORED)
+        mask = attention_mask if self.family.token_loss_masks_padding else None
+        if mask is not None and mask.shape == labels.shape:
+            labels = labels.masked_fill(mask != 1, losses.IGNORED)
         return losses.cross_entropy(logits, labels)
 
 
@@ -381,7 +383,7 @@ class RobertaForMultipleChoice(RobertaHeadModel):
         r = self.roberta.run(call)
         assert self.roberta.pooler is not None
         logits = self.classifier(self.dropout(self.roberta.pooler(r.states))).view(-1, choices)
-        loss = None if labels is None else losses.cross_entropy(logits, labels)
+        loss = None if labels is None else losses.cross_entropy(logits, losses.one_each("labels", labels, len(logits)))
         if not self._wants_dict(return_dict):
             return flat(loss, logits, r.caches, r.hidden_states, r.attentions, r.cross_attentions)
         return MultipleChoiceModelOutput(loss, logits, r.hidden_states, r.attentions)

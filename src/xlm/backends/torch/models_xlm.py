@@ -343,6 +343,9 @@ class XLMMultipleChoice(XLMLabelled):
         names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "langs")
         return replace(call, lengths=None, **{name: flatten_choices(getattr(call, name)) for name in names})
 
+    def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return losses.cross_entropy(logits, losses.one_each("labels", labels, len(logits)))
+
     def score(self, states: Tensor, call: Call) -> Tensor:
         choices = count_choices(call.input_ids, call.inputs_embeds)
         return self.logits_proj(self.sequence_summary(states)).view(-1, choices)

@@ -17,9 +17,10 @@ from xlm.errors import ConfigError, InputError
 from xlm.families.config import PretrainedConfig
 from xlm.families.registry import Family, family_of
 from xlm.families.spec import EncoderSpec
+from xlm.publish import Published, push_saved, stamps, take_upload
 
 
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(nn.Module, Published):
     """Base of all PyTorch models.
 
     In memory every family carries XLM-R's tensor names; :meth:`save_pretrained` writes the family's published names, so
@@ -88,10 +89,6 @@ class PreTrainedModel(nn.Module):
         """Initialise every parameter as the papers' code does: normal tables and linears, zero biases and padding."""
         for name, module in self.named_modules():
             self._init_module(name, module)
-        if self.spec.sinusoidal:
-            table = self.encoder_host.embeddings.position_embeddings
-            with torch.no_grad():
-                table.weight.copy_(sinusoids(*table.weight.shape))
 
     @torch.no_grad()
     def _init_module(self, name: str, module: nn.Module) -> None:
@@ -104,6 +101,8 @@ class PreTrainedModel(nn.Module):
             module.weight.normal_(0.0, spec.embedding_init_std if "embeddings" in name else spec.init_std)
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
+            if spec.sinusoidal and name.endswith("position_embeddings"):
+                module.weight.copy_(sinusoids(*module.weight.shape))
         elif isinstance(module, nn.LayerNorm):
             module.weight.fill_(1.0)
             module.bias.zero_()
@@ -122,7 +121,7 @@ class PreTrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any
     ) -> Any:
         """Load a model from a folder or a hub name; see :func:`xlm.backends.torch.weights.load`."""
         return weights.load(cls, pretrained_model_name_or_path, *model_args, **kwargs)
@@ -132,33 +131,32 @@ class PreTrainedModel(nn.Module):
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
+        save_function: Any = None,
+        push_to_hub: bool = False,
         max_shard_size: int | str = "5GB",
         safe_serialization: bool = True,
-        push_to_hub: bool = False,
+        variant: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Write config, weights (safetensors, in shards past ``max_shard_size``) and a model card; all or nothing.
 
+        Args:
+            save_function: not used: tensors are written one at a time.
+            push_to_hub: upload what was written to ``repo_id``, by default the folder's name; ``kwargs`` are of the upload.
+            variant: ``"fp16"`` writes ``model.fp16.safetensors``, which :meth:`from_pretrained` finds by the same word.
+
         Raises:
+            ArgumentError: an unknown argument.
             OutputError: the folder cannot be written or the disk is full; what was there before is intact.
         """
+        del save_function
+        upload, folder = take_upload(type(self), kwargs, push_to_hub), Path(save_directory)
         if not is_main_process:
             return
-        weights.save(self, Path(save_directory), state_dict, max_shard_size, safe_serialization)
+        before = stamps(folder)
+        weights.save(self, folder, state_dict, max_shard_size, safe_serialization, variant)
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), folder=save_directory, **kwargs)
-
-    def push_to_hub(self, repo_id: str, folder: str | os.PathLike[str] | None = None, **kwargs: Any) -> str:
-        """Upload the model to a hub repository, which is made if need be; returns its address."""
-        import tempfile
-
-        from xlm.hub import push_folder
-
-        if folder is not None:
-            return str(push_folder(Path(folder), repo_id, **kwargs))
-        with tempfile.TemporaryDirectory() as temporary:
-            self.save_pretrained(temporary)
-            return str(push_folder(Path(temporary), repo_id, **kwargs))
+            push_saved(folder, before, upload)
 
     # -- properties ---------------------------------------------------------------------------------------------------
 
@@ -195,9 +193,25 @@ class PreTrainedModel(nn.Module):
         return self.encoder_host.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word table; a tied decoder follows."""
+        """Replace the word table, whose rows are the vocabulary from now on; a tied head follows, its bias included.
+
+        Raises:
+            InputError: no matrix of the model's width with a row for padding.
+        """
+        table = getattr(value, "weight", None)
+        hidden, pad = self.spec.hidden_size, self.spec.pad_id
+        if table is None or table.ndim != 2 or table.shape[1] != hidden or table.shape[0] <= pad:
+            shape = None if table is None else tuple(table.shape)
+            raise InputError(f"value: a table of shape {shape}; must be (more than {pad}, the padding id, {hidden})")
         self.encoder_host.embeddings.word_embeddings = value
+        self._count_words(table.shape[0])
         self.tie_weights()
+
+    def _count_words(self, count: int) -> None:
+        """Note the number of rows of the word table where it is read."""
+        self.config.vocab_size = count
+        self.base_model.config.vocab_size = count
+        self._refresh_spec()
 
     def get_output_embeddings(self) -> nn.Module | None:
         """The decoder of a language modelling head, or ``None``."""
@@ -232,9 +246,7 @@ class PreTrainedModel(nn.Module):
         table = nn.Embedding(count, old.weight.shape[1], padding_idx=old.padding_idx, device="meta")
         table.weight = nn.Parameter(self._resized(old.weight, count, mean_resizing), old.weight.requires_grad)
         self.encoder_host.embeddings.word_embeddings = table
-        self.config.vocab_size = count
-        self.base_model.config.vocab_size = count
-        self._refresh_spec()
+        self._count_words(count)
         self.tie_weights()
         return table
 

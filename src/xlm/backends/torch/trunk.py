@@ -196,6 +196,12 @@ class TrunkModel(PreTrainedModel):
         positions = self._positions(call, batch, total, 0 if whole else past)
         types = self._rows("token_type_ids", call.token_type_ids, batch, total)
         languages = self._rows("langs", call.langs, batch, total)
+        counted = call.position_ids is None and spec.position_kind == "absolute" and not torch.compiler.is_compiling()
+        if counted and total > spec.max_tokens:
+            raise InputError(
+                f"{total} tokens: the model has positions for {spec.max_tokens} "
+                f"(max_position_embeddings={spec.max_positions})"
+            )
         self._check_extra(positions, types, languages)
         positions, types, languages = (
             None if t is None else t[:, total - new :].reshape(-1) for t in (positions, types, languages)
@@ -303,11 +309,6 @@ class TrunkModel(PreTrainedModel):
     def _check_extra(self, positions: Tensor, types: Tensor | None, languages: Tensor | None) -> None:
         spec = self.spec
         if spec.position_kind == "absolute":
-            if positions.shape[-1] > spec.max_tokens and not torch.compiler.is_compiling() and positions.ndim == 2:
-                raise InputError(
-                    f"{positions.shape[-1]} tokens: the model has positions for {spec.max_tokens} "
-                    f"(max_position_embeddings={spec.max_positions})"
-                )
             check_ids("position_ids", positions, spec.max_positions, f"the longest input has {spec.max_tokens} tokens")
         if types is not None:
             limit = spec.vocab_size if spec.token_types_from_words else spec.num_token_types

@@ -18,17 +18,12 @@ from xlm.backends.torch.placement import Placement, need_memory
 from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
 from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.errors import CheckpointError, ConfigError, InputError
+from xlm.families.loading import settle
 
 if TYPE_CHECKING:
     from xlm.backends.torch.pretrained import PreTrainedModel
 
 log = logging.getLogger("xlm")
-# Options of other libraries that change nothing here: loading is always lean, fused attention is always on, and code from
-# a checkpoint is never run.
-IGNORED = """
-low_cpu_mem_usage attn_implementation from_tf from_flax trust_remote_code weights_only mirror resume_download
-_from_auto _from_pipeline _fast_init variant adapter_kwargs
-""".split()
 # Tied names: never in a file, or there as copies of the tensor they are tied to.
 COPIES = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"}
 
@@ -268,12 +263,12 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any, **kwargs: Any) -> Any:
+def load(cls: type[Any], name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any) -> Any:
     """Load a model: config, then parameters without memory, then one tensor after the other from the mapped files.
 
     Args:
-        name_or_path: a folder, else a hub name.
-        config: a config to use instead of the folder's.
+        name_or_path: a folder, else a hub name; ``None`` with ``config`` and ``state_dict``.
+        config: a config to use instead of the folder's, of which a copy is taken, or the folder or hub name of one.
         state_dict: published names -> tensors, used instead of files.
         dtype (or torch_dtype): ``None`` and float32 unless given; ``"auto"`` keeps the files' type.
         device_map, device: where the parameters go (``"cpu"``, ``"cuda"``, ``{"": "cuda:0"}``, ``"auto"``).
@@ -283,10 +278,12 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
         quantization: ``"int8"``: the encoder's matrices in one byte a weight, quantized while they are read.
         offload: ``"disk"``: weights stay in their files, each layer is read when it computes.
         strict_finite: refuse NaN and infinite weights, of which else a warning tells.
+        variant: of the weights: ``"fp16"`` reads ``model.fp16.safetensors``.
         Hub options (``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``subfolder``, ``force_download``),
-        and any config field, which overrides the file's.
+        and any config field, which overrides the file's. Beside a config object there are arguments of the class instead.
 
     Raises:
+        ArgumentError: a keyword is none of these; names it.
         CheckpointError: no such checkpoint, damaged or unsafe files, tensors missing or of another shape.
         ConfigError: an option or config value is impossible.
     """
@@ -304,27 +301,22 @@ def load(cls: type[Any], name_or_path: str | os.PathLike[str], *model_args: Any,
     rest = {k: kwargs.pop(k, None) for k in ("quantization", "offload")}
     fast = bool(kwargs.pop("for_inference", False)) or any(rest.values())
     trust = {k: kwargs.pop(k) for k in ("use_safetensors", "allow_pickle") if k in kwargs}
-    for name in IGNORED:
-        kwargs.pop(name, None)
-    folder = Path(name_or_path)
-    if state is None or config is None:
-        folder = resolve(name_or_path, **hub)
-    if config is None:
-        model_kwargs = {k: kwargs.pop(k) for k in ("add_pooling_layer",) if k in kwargs}
-        config = cls.config_class.from_pretrained(folder, **kwargs)
-        config.name_or_path = str(name_or_path)
-        kwargs = model_kwargs
-    elif isinstance(config, str | os.PathLike):
-        config = cls.config_class.from_pretrained(config)
+    variant = kwargs.pop("variant", None)
+    folder = None
+    if name_or_path is not None and (state is None or config is None):
+        folder = resolve(name_or_path, **hub, variant=variant)
+    config, kwargs = settle(cls, config, name_or_path, folder, kwargs, hub)
     with torch.device("meta"), _Unfilled():
         model = cls(config, *model_args, **kwargs)
     source: Any = state
     if source is None:
-        source = open_checkpoint(folder, **trust)
+        if folder is None:
+            raise InputError("name_or_path=None: give a folder or hub name, or a state_dict with the config")
+        source = open_checkpoint(folder, **trust, variant=variant)
     dtype = dtype_of(asked) if asked is not None else torch.float32
     if asked == "auto":
         dtype = dtype_of(config.torch_dtype)
-    where = str(name_or_path)
+    where = "state_dict" if name_or_path is None else str(name_or_path)
     need_memory(source, dtype, rest["quantization"], where)
     on_cpu = device is None or torch.device(device).type == "cpu"
     if any(rest.values()) and not on_cpu:
@@ -427,6 +419,7 @@ def save(
     state: dict[str, Tensor] | None,
     max_shard_size: int | str,
     safe: bool,
+    variant: str | None = None,
 ) -> None:
     """Write config, weights and model card into a folder; see ``PreTrainedModel.save_pretrained``."""
     from xlm.atomic import make_folder, write_text
@@ -446,7 +439,7 @@ def save(
     config.architectures = [type(model).__name__]
     config.torch_dtype = str(model.dtype).removeprefix("torch.")
     text = config.to_json_string()
-    save_safetensors(folder, published_tensors(model, state), {"format": "pt"}, max_shard_size)
+    save_safetensors(folder, published_tensors(model, state), {"format": "pt"}, max_shard_size, variant)
     write_text(folder / "config.json", text)
     if not (folder / "README.md").exists():
         from xlm.checkpoints.card import model_card
