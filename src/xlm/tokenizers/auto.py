@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xlm.errors import CheckpointError
+from xlm.errors import CheckpointError, InputError
 from xlm.hub import resolve, take_hub_options
 from xlm.tokenizers.base import Tokenizer
 from xlm.tokenizers.jsonfiles import read_json
@@ -36,20 +36,26 @@ class AutoTokenizer:
 
     @classmethod
     def from_pretrained(cls, name_or_path: Any, *inputs: Any, use_fast: bool = True, **options: Any) -> Any:
-        """As the tokenizer's own class, found in tokenizer_config.json, config.json or by the files that are there."""
+        """As the tokenizer's own class, found in tokenizer_config.json, ``config``, config.json or by the files there."""
         hub = take_hub_options(options)
         folder = resolve(name_or_path, **hub, allow_patterns=PATTERNS)
-        name = options.pop("tokenizer_type", None)
-        name = _MODEL_TYPES.get(name, name) or _class_name(folder)
+        name, config = options.pop("tokenizer_type", None), options.pop("config", None)
+        name = _MODEL_TYPES.get(name, name) or _class_name(folder, config)
+        if name not in _CLASSES:
+            raise InputError(f"tokenizer_type={name!r}: must be one of {', '.join(_MODEL_TYPES)}")
         chosen = _CLASSES[name][int(use_fast)]
         return chosen.from_pretrained(name_or_path, *inputs, **hub, **options)
 
 
-def _class_name(folder: Path) -> str:
+def _class_name(folder: Path, config: Any = None) -> str:
     if (folder / CONFIG_FILE).is_file():
         stored = str(read_json(folder / CONFIG_FILE).get("tokenizer_class") or "").removesuffix("Fast")
         if stored in _CLASSES:
             return stored
+    for stored in (getattr(config, "tokenizer_class", None), getattr(config, "model_type", None)):
+        name = _MODEL_TYPES.get(stored or "", str(stored).removesuffix("Fast"))
+        if name in _CLASSES:
+            return name
     if (folder / "config.json").is_file():
         kind = read_json(folder / "config.json").get("model_type")
         if kind in _MODEL_TYPES:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from xlm.errors import InputError
+from xlm.errors import ArgumentError, InputError
 from xlm.tokenizers.added import AddedToken
 from xlm.tokenizers.assemble import Assembly
 from xlm.tokenizers.decoding import Decoding
@@ -15,7 +16,13 @@ from xlm.tokenizers.persist import Persistence
 from xlm.tokenizers.rows import Template
 from xlm.tokenizers.special import logger
 
-# What a call takes of its own; anything else goes to the subclass (``lang`` of XLM) or is refused.
+# The documented order of a call's options; anything else goes to the subclass (``lang`` of XLM) or is refused.
+_ORDER = """
+add_special_tokens padding truncation max_length stride is_split_into_words pad_to_multiple_of return_tensors
+return_token_type_ids return_attention_mask return_overflowing_tokens return_special_tokens_mask return_offsets_mapping
+return_length verbose
+""".split()
+_ENCODE_ORDER = [*_ORDER[:5], "return_tensors"]
 _OLD = ("truncation_strategy", "pad_to_max_length")
 
 
@@ -96,9 +103,14 @@ class Tokenizer(Assembly, Decoding, Persistence):
         text_pair: Any = None,
         text_target: Any = None,
         text_pair_target: Any = None,
+        *positional: Any,
         **options: Any,
     ) -> BatchEncoding:
-        """A text, a list of texts, a list of words or of lists of words (``is_split_into_words``), each alone or in pairs."""
+        """A text, a list of texts, a list of words or of lists of words (``is_split_into_words``), each alone or in pairs.
+
+        Options may follow by position, in the documented order: ``add_special_tokens``, ``padding``, ``truncation``, ...
+        """
+        options = _named(positional, options)
         if text is None and text_target is None:
             raise InputError("text and text_target are both None: one of them is needed")
         inputs = None if text is None else self._call(text, text_pair, dict(options))
@@ -128,16 +140,16 @@ class Tokenizer(Assembly, Decoding, Persistence):
             raise InputError(f"batch length of text is {len(text)}, of text_pair {len(pair)}: they must be equal")
         return self.batch_encode_plus(text if pair is None else list(zip(text, pair, strict=True)), **options)
 
-    def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
+    def encode_plus(self, text: Any, text_pair: Any = None, *positional: Any, **options: Any) -> BatchEncoding:
         """One text or pair. Besides strings, tokens and ids are taken as they are."""
-        settings, rest = self._options(options)
+        settings, rest = self._options(_named(positional, options))
         return self._encode([(text, text_pair if not self.FAST or text_pair else None)], settings, rest, single=True)
 
-    def batch_encode_plus(self, batch_text_or_text_pairs: Any, **options: Any) -> BatchEncoding:
+    def batch_encode_plus(self, batch_text_or_text_pairs: Any, *positional: Any, **options: Any) -> BatchEncoding:
         """A list of texts, or of pairs."""
         if not isinstance(batch_text_or_text_pairs, list | tuple):
             raise TypeError(f"a list or tuple is needed, not {type(batch_text_or_text_pairs).__name__}")
-        settings, rest = self._options(options)
+        settings, rest = self._options(_named(positional, options))
         if self._plain_batch(settings) and set(map(type, batch_text_or_text_pairs)) == {str}:
             texts = list(batch_text_or_text_pairs)
             self._check_sizes(texts)
@@ -154,9 +166,9 @@ class Tokenizer(Assembly, Decoding, Persistence):
             items.append((item, None) if alone else (item[0], item[1]))
         return self._encode(items, settings, rest, single=False)
 
-    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
+    def encode(self, text: Any, text_pair: Any = None, *positional: Any, **options: Any) -> Any:
         """The ids of one text or pair."""
-        return self.encode_plus(text, text_pair, **options)["input_ids"]
+        return self.encode_plus(text, text_pair, **_named(positional, options, _ENCODE_ORDER))["input_ids"]
 
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
@@ -207,6 +219,18 @@ class Tokenizer(Assembly, Decoding, Persistence):
         if settings.padding != "do_not_pad" and self._special["pad_token"] is None:
             raise InputError("padding was asked for, but the tokenizer has no pad_token: set tokenizer.pad_token")
         return settings, known
+
+
+def _named(positional: tuple[Any, ...], options: dict[str, Any], order: Sequence[str] = _ORDER) -> dict[str, Any]:
+    """Options by name, those given by position included."""
+    if not positional:
+        return options
+    if len(positional) > len(order):
+        raise ArgumentError(f"{len(positional)} options by position: at most {len(order)} ({', '.join(order)})")
+    named = dict(zip(order, positional, strict=False))
+    if double := sorted(named.keys() & options.keys()):
+        raise ArgumentError(f"{double[0]}: is given twice, by position and by name")
+    return named | options
 
 
 def _is_text(value: Any) -> bool:

@@ -15,8 +15,14 @@ class Decoding(SpecialTokens):
 
     clean_up_tokenization_spaces: bool
 
-    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **options: Any) -> list[str]:
-        return [self.decode(row, skip_special_tokens, **options) for row in sequences]
+    def batch_decode(
+        self,
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Any,
+    ) -> list[str]:
+        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces, **options) for row in sequences]
 
     def decode(
         self,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlm import atomic
 from xlm.errors import CheckpointError
 from xlm.tokenizers import proto
 from xlm.tokenizers.added import AddedToken
@@ -69,10 +68,8 @@ def read(path: Path, with_model: bool) -> Parts:
     return parts
 
 
-def write(
-    path: Path, engine: Unigram, added: dict[int, AddedToken], pipeline: dict[str, Any] | None, ids: dict[str, int]
-) -> None:
-    """Write what the reference writes; ``pipeline`` is what a file that was read said, ``ids`` those of cls and sep."""
+def text_of(engine: Unigram, added: dict[int, AddedToken], pipeline: dict[str, Any] | None, ids: dict[str, int]) -> str:
+    """What the reference writes; ``pipeline`` is what a file that was read said, ``ids`` those of cls and sep."""
     scores = engine.model.scores.tolist()
     vocab: list[list[Any]] = [[token, 0.0] for token in _HEAD]
     vocab.extend([piece, score] for piece, score in zip(engine.model.pieces()[3:], scores[3:], strict=True))
@@ -95,7 +92,7 @@ def write(
         "decoder",
         "model",
     )
-    atomic.write_text(path, json.dumps({key: content[key] for key in order if key in content}, ensure_ascii=False))
+    return json.dumps({key: content[key] for key in order if key in content}, ensure_ascii=False)
 
 
 def _pipeline(engine: Unigram, ids: dict[str, int]) -> dict[str, Any]:

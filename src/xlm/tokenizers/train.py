@@ -11,7 +11,7 @@ import gzip
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,18 +40,53 @@ def _lines(path: Path) -> Iterator[str]:
         number = 0
         try:
             for number, raw in enumerate(stream, 1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                while len(line) > _LINE_CHARACTERS:
-                    cut = line.rfind(" ", 1, _LINE_CHARACTERS)
-                    cut = cut if cut > 0 else _LINE_CHARACTERS
-                    yield line[:cut]
-                    line = line[cut:].lstrip()
-                if line:
-                    yield line
+                yield from cut_line(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             raise DataError(f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8") from error
         except (OSError, EOFError) as error:
             raise DataError(f"{path}:{number + 1}: the file cannot be read on: {error}") from error
+
+
+def cut_line(line: str) -> Iterator[str]:
+    """A line in parts that the trainer does not drop, cut at spaces."""
+    line = line.strip()
+    while len(line) > _LINE_CHARACTERS:
+        cut = line.rfind(" ", 1, _LINE_CHARACTERS)
+        cut = cut if cut > 0 else _LINE_CHARACTERS
+        yield line[:cut]
+        line = line[cut:].lstrip()
+    if line:
+        yield line
+
+
+def check_size(vocab_size: int) -> None:
+    """Refuse impossible numbers of ids."""
+    if not 8 <= vocab_size <= 2_000_000:
+        raise ConfigError(f"vocab_size is {vocab_size}: it must lie between 8 and 2,000,000")
+
+
+def train_pieces(
+    lines: Iterable[str],
+    vocab_size: int,
+    folder: Path,
+    character_coverage: float = 0.9995,
+    num_threads: int | None = None,
+) -> Path:
+    """Train on lines as they come; returns the path of the model in ``folder``. See :func:`train_sentencepiece`."""
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_prefix=str(folder / "model"),
+            model_type="unigram",
+            vocab_size=vocab_size - 2,
+            character_coverage=character_coverage,
+            num_threads=num_threads or os.cpu_count() or 1,
+            shuffle_input_sentence=False,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ConfigError(f"vocab_size {vocab_size} does not fit the text: {error}") from error
+    return folder / "model.model"
 
 
 def read_lines_by_language(files_by_language: Mapping[str, str | Path]) -> dict[str, list[str]]:
@@ -115,8 +150,7 @@ def train_sentencepiece(
     trainer sees in all languages together. Raises ``ConfigError`` for impossible sizes, ``DataError`` for files that cannot
     be read, ``OutputError`` when ``out`` cannot be written; nothing half-written is left.
     """
-    if not 8 <= vocab_size <= 2_000_000:
-        raise ConfigError(f"vocab_size is {vocab_size}: it must lie between 8 and 2,000,000")
+    check_size(vocab_size)
     if not 0.0 <= alpha <= 1.0:
         raise ConfigError(f"alpha is {alpha}: it must lie between 0 (uniform) and 1 (as the data is)")
     if not 0.0 < character_coverage <= 1.0:
@@ -129,24 +163,11 @@ def train_sentencepiece(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".tokenizer-") as scratch:
-            prefix = Path(scratch) / "model"
-            try:
-                sentencepiece.SentencePieceTrainer.train(
-                    sentence_iterator=iter(mixed),
-                    model_prefix=str(prefix),
-                    model_type="unigram",
-                    vocab_size=vocab_size - 2,
-                    character_coverage=character_coverage,
-                    num_threads=num_threads or os.cpu_count() or 1,
-                    shuffle_input_sentence=False,
-                    minloglevel=2,
-                )
-            except RuntimeError as error:
-                raise ConfigError(f"vocab_size {vocab_size} does not fit the text: {error}") from error
+            trained = train_pieces(mixed, vocab_size, Path(scratch), character_coverage, num_threads)
             model = out / MODEL_FILE
-            with open(f"{prefix}.model", "rb") as written:
+            with trained.open("rb") as written:
                 os.fsync(written.fileno())
-            os.replace(f"{prefix}.model", model)
+            os.replace(trained, model)
         # Without it a folder of an XLM model would be taken for one with XLM's own byte-pair files.
         atomic.write_json(out / "tokenizer_config.json", {"tokenizer_class": "XLMRobertaTokenizer"})
     except OSError as error:

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from xlm.errors import InputError
+from xlm import atomic
+from xlm.errors import ArgumentError, InputError, MissingExtraError
 from xlm.tokenizers import fastfile
 from xlm.tokenizers.persist import FAST_FILE
 from xlm.tokenizers.rows import Detail
@@ -75,7 +78,8 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
 
     def _put(self, index: int, token: Any) -> None:
         super()._put(index, token)
-        self.__dict__.pop("_disguised", None)
+        for name in ("_disguised", "backend_tokenizer"):
+            self.__dict__.pop(name, None)
 
     def _odd(self, texts: list[str], split_special: bool) -> list[int]:
         joined = "".join(texts)
@@ -189,14 +193,76 @@ class XLMRobertaTokenizerFast(XLMRobertaTokenizer):
             )
         return super().save_vocabulary(save_directory, filename_prefix)
 
+    def _as_file(self) -> str:
+        """The text of ``tokenizer.json``."""
+        ids = {"</s>": self.convert_tokens_to_ids("</s>"), "<s>": self.convert_tokens_to_ids("<s>")}
+        pipeline = None if self._fast_parts is None else self._fast_parts.pipeline
+        return fastfile.text_of(self.engine, self.added_tokens_decoder, pipeline, ids)
+
+    @cached_property
+    def backend_tokenizer(self) -> Any:
+        """A ``tokenizers.Tokenizer`` of the same file: for programs that ask for one; what is changed in it changes nothing
+        here.
+
+        Raises:
+            MissingExtraError: the package is not installed.
+        """
+        try:
+            from tokenizers import Tokenizer
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("backend_tokenizer", "tokenizers", "corpus") from error
+        return Tokenizer.from_str(self._as_file())
+
+    def train_new_from_iterator(
+        self,
+        text_iterator: Iterable[str | Sequence[str]],
+        vocab_size: int,
+        length: int | None = None,
+        new_special_tokens: Sequence[Any] | None = None,
+        special_tokens_map: Mapping[str, str] | None = None,
+        *,
+        character_coverage: float = 0.9995,
+        num_threads: int | None = None,
+    ) -> Self:
+        """A tokenizer of the same settings with a vocabulary of its own, trained on texts.
+
+        Args:
+            text_iterator: texts, or lists of texts.
+            vocab_size: ids in all, special tokens included.
+            length: not needed.
+            new_special_tokens: added to the special tokens there are.
+            character_coverage, num_threads: of the trainer; see :func:`xlm.tokenizers.train.train_sentencepiece`.
+
+        Raises:
+            ArgumentError: ``special_tokens_map``: XLM-R's special tokens have fixed names.
+            ConfigError: the size is impossible, or does not fit the text.
+        """
+        from xlm.tokenizers.train import check_size, cut_line, train_pieces
+
+        del length
+        if special_tokens_map:
+            raise ArgumentError(
+                f"special_tokens_map={dict(special_tokens_map)!r}: XLM-R's special tokens have fixed names"
+            )
+        special = [*self.additional_special_tokens, *(new_special_tokens or ())]
+        check_size(vocab_size - len(special))
+        texts = (text for item in text_iterator for text in ([item] if isinstance(item, str) else item))
+        lines = (part for text in texts for line in text.splitlines() for part in cut_line(line))
+        settings = {k: v for k, v in self.init_kwargs.items() if k not in ("added_tokens_decoder", "name_or_path")}
+        if special:
+            settings["additional_special_tokens"] = special
+        with tempfile.TemporaryDirectory() as folder:
+            model = train_pieces(lines, vocab_size - len(special), Path(folder), character_coverage, num_threads)
+            new = type(self)(model, **settings)
+        new.vocab_file = None  # it was written for the occasion
+        return new
+
     def _save_vocabularies(self, folder: Path, prefix: str | None, legacy: bool | None) -> tuple[str, ...]:
         written: tuple[str, ...] = ()
         if legacy is not False and self.can_save_slow_tokenizer:
             written = (*self.save_vocabulary(folder, prefix), self._save_added(folder, prefix))
         if legacy is not True:
             path = folder / f"{prefix + '-' if prefix else ''}{FAST_FILE}"
-            ids = {"</s>": self.convert_tokens_to_ids("</s>"), "<s>": self.convert_tokens_to_ids("<s>")}
-            pipeline = None if self._fast_parts is None else self._fast_parts.pipeline
-            fastfile.write(path, self.engine, self.added_tokens_decoder, pipeline, ids)
+            atomic.write_text(path, self._as_file())
             written = (*written, str(path))
         return written
