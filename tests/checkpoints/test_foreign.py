@@ -14,7 +14,7 @@ from xlm.checkpoints import io
 from xlm.checkpoints.expected import expected_shapes
 from xlm.checkpoints.files import open_checkpoint, save_safetensors
 from xlm.checkpoints.published import PREFIX, to_theirs
-from xlm.errors import CheckpointError, InputError
+from xlm.errors import CheckpointError, InputError, OutputError
 from xlm.families.registry import FAMILIES, family_of
 
 torch = pytest.importorskip("torch")
@@ -524,3 +524,28 @@ def test_the_command_line(tmp_path, capfd):
     assert "model.safetensors" in capfd.readouterr().out
     assert main(["inspect", str(tmp_path / "absent-folder")]) == 1
     assert main(["convert", str(folder)]) == 2
+
+
+def test_no_file_of_another_model_stays_beside_a_converted_one(tmp_path):
+    """Its tokenizer or pooling would be read with the new weights; a user's own files are nobody's business."""
+    config = config_for("xlm-roberta", "XLMRobertaForMaskedLM")
+    source, out = save(tmp_path / "in", config, weights_for(config)), tmp_path / "out"
+    (source / "tokenizer_config.json").write_text('{"model_max_length": 16}')
+    io.convert(source, out)
+    (out / "notes.txt").write_text("mine")
+    (out / "README.md").write_text("mine too")
+    io.convert(source, out, dtype="float16")  # the same again
+    other = save(tmp_path / "other", config, weights_for(config, 1))
+    (out / "1_Pooling").mkdir()
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(OutputError, match=r"files of another model .*: 1_Pooling, tokenizer_config\.json: move them"):
+        io.convert(other, out)
+    with pytest.raises(OutputError, match=r"1_Pooling, config\.json, model\.safetensors, tokenizer_config\.json"):
+        io.convert(other, out, to="fairseq")
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    (out / "1_Pooling").rmdir()
+    (out / "tokenizer_config.json").unlink()
+    io.convert(other, out)
+    assert (out / "notes.txt").read_text() == "mine" and (out / "README.md").read_text() == "mine too"
+    io.convert(other, other, to="fairseq")  # beside itself it may lie
+    assert (other / "model.pt").is_file()

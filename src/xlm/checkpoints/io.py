@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xlm.atomic import make_folder, write_bytes, write_json, write_text
-from xlm.checkpoints.beside import copy_beside
+from xlm.checkpoints.beside import copy_beside, names_beside, need_own
 from xlm.checkpoints.checkpoint import Checkpoint, Stored
 from xlm.checkpoints.dtypes import is_float
 from xlm.checkpoints.expected import expected_shapes
@@ -23,6 +23,7 @@ from xlm.errors import CheckpointError, InputError
 from xlm.families.auto import config_class_of
 from xlm.families.config import PretrainedConfig, read_json
 from xlm.families.registry import FAMILIES, Family
+from xlm.hub import WEIGHTS
 
 LAYOUTS = ("transformers", "fairseq", "xlm")
 # The files of a tokenizer.
@@ -236,7 +237,8 @@ def convert(
     Raises:
         InputError: an option is unknown, or the family has no such layout.
         CheckpointError: ``src`` is no checkpoint, or lacks tensors of its model.
-        OutputError: ``dst`` cannot be written; what was there is intact.
+        OutputError: ``dst`` cannot be written, or holds files of another model that would be read with this one; what was
+            there is intact.
     """
     if to not in LAYOUTS:
         raise InputError(f"to={to!r}: must be one of {', '.join(LAYOUTS)}")
@@ -248,6 +250,7 @@ def convert(
     if missing or opened.report.mismatched:
         raise CheckpointError(str(opened.report))
     tensors = untied(opened, dtype)
+    need_own(Path(dst), opened.folder, _written(opened, to))
     folder = make_folder(dst, "dst")
     if to == "xlm":
         from xlm.checkpoints.foreign.original_out import save_original
@@ -266,6 +269,17 @@ def convert(
         return opened.report
     _save(opened, tensors, folder, dtype, max_shard_size)
     return opened.report
+
+
+def _written(opened: Opened, to: str) -> list[str]:
+    """The names, and patterns of names, that a conversion writes, removes or puts out of force."""
+    if to == "xlm":
+        return ["model.pth", "codes"]
+    if to == "fairseq":
+        return ["model.pt", "dict.txt", "sentencepiece.bpe.model"]
+    names = ["config.json", *(pattern for kind in WEIGHTS for pattern in kind)]  # nobody reads others beside safetensors
+    names += ["vocab.json", "tokenizer_config.json", "merges.txt"] if opened.checkpoint.extras.get("vocabulary") else []
+    return [*names, *names_beside(opened.folder)]
 
 
 def untied(opened: Opened, dtype: str | None) -> dict[str, Stored]:
