@@ -12,6 +12,7 @@ import torch
 import xlm
 from xlm.checkpoints.files import open_checkpoint, save_safetensors
 from xlm.cli import main
+from xlm.errors import InputError
 from xlm.inference import quantize as q
 
 TEXTS = {
@@ -73,6 +74,16 @@ def test_activations_are_what_was_asked_for(kind: q.Kind, tiny_model: Path, tmp_
     for one, other in zip(exact.encode(["hello", "Где дом?"]), engine.encode(["hello", "Где дом?"]), strict=True):
         cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
         assert cosine.min() > 0.98
+
+
+def test_what_calibrated_is_not_what_measures(tiny_model: Path, tmp_path: Path) -> None:
+    assert q.halves({"en": ["a", "b", "c"], "sw": ["d"]}) == (["a", "c"], {"en": ["b"], "sw": ["d"]})
+    alone = {"en": ["Hello world"], "fr": ["the capital of France"]}
+    with pytest.raises(InputError, match="texts: 1 a language: calibrating needs 2 of one at least"):
+        q.quantize(tiny_model, tmp_path / "c", alone, activations="calibrated")
+    q.quantize(tiny_model, tmp_path / "r", alone, q.Bars(0, 0, 0))
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["quantization_config"]["activations"] == "by row" and not (tmp_path / "c").exists()
 
 
 def test_calibrated_answers_do_not_depend_on_the_other_texts(folder: Path) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from xlm.assets import DEMO_TEXTS, bundled_folder
+from xlm.assets import BUNDLED, DEMO_TEXTS
 from xlm.atomic import make_folder, need_new, new_folder, write_text
 from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.ops_widening import quantize_linear
@@ -154,14 +154,14 @@ def quantize(
         texts: language -> texts to calibrate and measure with; ``None``: the sentences that come with the package.
         bars: the least quality that is written.
         force: write whatever the quality is.
-        activations: ``calibrated`` or ``by row``; ``None``: calibrated, if that keeps the bars.
+        activations: ``calibrated`` or ``by row``; ``None``: calibrated, if that keeps the bars and a language has two texts.
 
     Raises:
         QualityError: the quality lies below the bars; nothing is written.
-        InputError: ``out`` is the model's own folder, or an unknown kind of activations.
+        InputError: ``out`` is the model's own folder, an unknown kind of activations, or too few texts to calibrate with.
         OutputError: ``out`` is there and not empty, or cannot be written.
     """
-    folder = bundled_folder() if path_or_name is None else Path(resolve(path_or_name))
+    folder = Path(resolve(BUNDLED if path_or_name is None else path_or_name))
     out = Path(out)
     if out.resolve() == folder.resolve():
         raise InputError(f"out is {str(out)!r}: the model itself; choose another folder")
@@ -169,8 +169,14 @@ def quantize(
         raise InputError(f"activations is {activations!r}: it must be 'calibrated' or 'by row'")
     need_new(out)
     samples, asked = halves(texts or bundled_texts())
-    exact = load(folder, "float32", "cpu")
     kinds: tuple[Kind, ...] = (activations,) if activations else ("calibrated", "by row")
+    if not samples:
+        if activations == "calibrated":
+            raise InputError(
+                "texts: 1 a language: calibrating needs 2 of one at least, to measure with text it has not seen"
+            )
+        kinds = ("by row",)
+    exact = load(folder, "float32", "cpu")
     for kind in kinds:
         rows = exact.ids(samples, truncate=True) if kind == "calibrated" else []
         try:
@@ -190,8 +196,8 @@ def quantize(
 
 
 def halves(texts: Mapping[str, Sequence[str]]) -> tuple[list[str], Mapping[str, Sequence[str]]]:
-    """Texts to calibrate with, and others to measure with: every other one of a language; one alone serves for both."""
-    samples = [text for group in texts.values() for text in group[::2]]
+    """Texts to calibrate with, and others to measure with: every other one of a language; one alone is measured with."""
+    samples = [text for group in texts.values() if len(group) > 1 for text in group[::2]]
     return samples, {language: group[1::2] or group for language, group in texts.items()}
 
 
@@ -261,14 +267,31 @@ def write(folder: Path, out: Path, rows: Sequence[Sequence[int]] = ()) -> None:
     copy_beside(folder, out, skip=os.listdir(out))
 
 
-def read_texts(paths: Sequence[Path], limit: int = 200) -> dict[str, list[str]]:
-    """Language (a file's name without its ending) -> its lines, at most ``limit``.
+def read_texts(files: Sequence[str | Path], limit: int = 200) -> dict[str, list[str]]:
+    """Language -> the first lines of its file that are not empty, at most ``limit``.
+
+    Args:
+        files: ``en=path``, or a path whose name begins with the language: ``en.txt``, ``en.dev.txt.gz``.
 
     Raises:
+        InputError: two files of one language.
         DataError: a file that cannot be read, or without text.
     """
     found: dict[str, list[str]] = {}
-    for path in paths:
+    origin: dict[str, Path] = {}
+    for file in files:
+        language, equals, name = str(file).partition("=")
+        if not equals or Path(file).exists():
+            path = Path(file)
+            language = path.name.split(".")[0]
+        else:
+            path = Path(name)
+        if language in origin:
+            raise InputError(
+                f"texts: {origin[language]} and {path} are both of {language!r}: one file a language; "
+                f"give one of them another name, as in  NAME={path}"
+            )
+        origin[language] = path
         lines: list[str] = []
         for _, line in read_lines(path):
             if line.strip():
@@ -277,5 +300,5 @@ def read_texts(paths: Sequence[Path], limit: int = 200) -> dict[str, list[str]]:
                 break
         if not lines:
             raise DataError(f"{path}: has no text")
-        found[path.name.split(".")[0]] = lines
+        found[language] = lines
     return found
