@@ -178,5 +178,5 @@ def test_an_encoder_becomes_a_decoder_that_looks_across(tmp_path: Path) -> None:
     model, info = cls.from_pretrained(tmp_path, **decoder, output_loading_info=True)
     assert "roberta.encoder.layer.1.crossattention.self.query.weight" in info["missing_keys"]
     assert model.params["roberta"]["encoder"]["layer"]["1"]["crossattention"]["self"]["query"]["kernel"].any()
-    with pytest.raises(xlm.ConfigError, match="num_labels, colour: no option of from_pretrained beside config="):
+    with pytest.raises(xlm.ArgumentError, match="num_labels=5: neither an option of from_pretrained nor an argument"):
         cls.from_pretrained(tmp_path, config=model.config, num_labels=5, colour="red")
