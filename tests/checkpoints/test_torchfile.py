@@ -163,6 +163,45 @@ def test_a_small_pickle_that_pretends_to_be_large(monkeypatch):
         plain(Reader(raw).load())
 
 
+@pytest.mark.parametrize(
+    "name", ["__builtin__\nset", "__builtin__\nfrozenset", "collections\nOrderedDict", "__builtin__\nbytes"]
+)
+def test_calls_that_copy_what_is_named_again_and_again(tmp_path, name):
+    """A list of 5,000 items and 3,000 calls of six bytes: 15 million copies out of 30 kB."""
+    items = b"](" + (b")" if "Ordered" in name else b"K\x01") * 5000 + b"e"
+    pickled = b"\x80\x02" + items + b"\x85q\x00" + b"c" + name.encode() + b"\nq\x01" + b"0" * 2 + b"]"
+    pickled += b"(" + b"h\x01h\x00R" * 3000 + b"e."
+    with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    if "Ordered" in name:  # pairs are needed: refused for that, or for the copies
+        with pytest.raises(CheckpointError):
+            load_torch(tmp_path / "pytorch_model.bin")
+        return
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: the calls of the pickle copy more than"):
+        load_torch(tmp_path / "pytorch_model.bin")
+
+
+def test_states_that_are_copied_into_many_objects():
+    entries = b"".join(b"X\x04\x00\x00\x00%04dK\x01" % n for n in range(2000))
+    raw = b"\x80\x02}(" + entries + b"uq\x000](" + b"cargparse\nNamespace\n)\x81h\x00b" * 2000 + b"e."
+    with pytest.raises(CheckpointError, match="copy more than"):
+        Reader(raw).load()
+
+
+def test_pickles_are_bounded_in_bytes_and_instructions(tmp_path, monkeypatch):
+    raw = b"\x80\x02](" + b"]" * 2000 + b"e."
+    assert len(Reader(raw, limit=len(raw)).load()) == 2000
+    with pytest.raises(CheckpointError, match="more than the limit of 1,000 bytes"):
+        Reader(raw, limit=1000).load()
+    monkeypatch.setattr(pickles, "_MAX_STEPS", 1000)
+    with pytest.raises(CheckpointError, match="more than the limit of 1,000 instructions"):
+        Reader(raw).load()
+    monkeypatch.setattr("xlm.checkpoints.foreign.torchfile.MAX_PICKLE", 100)
+    torch.save({"words": ["word"] * 1000}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="more than the limit of 100 bytes"):
+        load_torch(tmp_path / "pytorch_model.bin")
+
+
 @given(st.binary(max_size=100))
 def test_random_pickles_never_crash(noise):
     with contextlib.suppress(CheckpointError):

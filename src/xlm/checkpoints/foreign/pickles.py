@@ -20,6 +20,11 @@ from xlm.errors import CheckpointError
 
 _MAX_DEPTH_OF_MARKS = 10_000
 _MAX_PLAIN = 1_000_000
+_MAX_STEPS = 10_000_000
+"""Instructions, each of which may make an object of a hundred bytes; the files of the original XLM with 200,000 words have
+less than half."""
+_COPIES, _COPIES_A_BYTE = 1_000_000, 4
+"""Elements and bytes that calls may copy: a pickle needs no more than it has, as nothing is copied twice in it."""
 _NUMPY_KINDS = {"b", "i", "u", "f", "c", "S", "U"}
 
 
@@ -105,7 +110,16 @@ _EMPTY_DICT_OF = ("collections.defaultdict",)
 
 
 class Reader:
-    """Reads one pickle from a buffer."""
+    """Reads pickles from a buffer, one after the other.
+
+    Args:
+        data: the buffer.
+        start: where the first begins.
+        makers: what may be called, beside :data:`MAKERS`.
+        persistent: what a reference to something outside the pickle stands for.
+        file: the name in messages.
+        limit: bytes of all pickles together.
+    """
 
     def __init__(
         self,
@@ -114,9 +128,12 @@ class Reader:
         makers: Mapping[str, Maker] | None = None,
         persistent: Callable[[Any], Any] | None = None,
         file: str = "pickle",
+        limit: int = 1 << 62,
     ) -> None:
         self.data = data
-        self.at = start
+        self.at = self.start = start
+        self.end, self.limit = min(len(data), start + limit), limit
+        self.steps = self.copied = 0
         self.makers = {**MAKERS, **(makers or {})}
         self.persistent = persistent
         self.file = file
@@ -144,7 +161,11 @@ class Reader:
 
     def _take(self, count: int) -> bytes:
         end = self.at + count
-        if count < 0 or end > len(self.data):
+        if count < 0 or end > self.end:
+            if end <= len(self.data):
+                raise CheckpointError(
+                    f"{self.file}: the pickle has more than the limit of {self.limit:,} bytes: refused"
+                )
             raise CheckpointError(f"{self.file}: the pickle is truncated: {count} bytes wanted at byte {self.at}")
         raw = bytes(self.data[self.at : end])
         self.at = end
@@ -154,7 +175,7 @@ class Reader:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _line(self) -> bytes:
-        end = self.data.find(b"\n", self.at)
+        end = self.data.find(b"\n", self.at, self.end)
         if end < 0:
             raise CheckpointError(f"{self.file}: the pickle is truncated in a line at byte {self.at}")
         raw = bytes(self.data[self.at : end])
@@ -165,6 +186,16 @@ class Reader:
         return self._take(length).decode("utf-8", "surrogatepass")
 
     # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _copy(self, *values: Any) -> None:
+        """Charge what a call may copy of its arguments: one in the memo is named in a few bytes, again and again."""
+        self.copied += sum(len(value) for value in values if isinstance(value, str | bytes | list | tuple | Mapping))
+        limit = _COPIES + _COPIES_A_BYTE * (self.at - self.start)
+        if self.copied > limit:
+            raise CheckpointError(
+                f"{self.file}: the calls of the pickle copy more than {limit:,} elements within {self.at - self.start:,} "
+                "bytes, more than it can hold: refused"
+            )
 
     def _refuse(self, name: str) -> CheckpointError:
         return CheckpointError(
@@ -182,6 +213,7 @@ class Reader:
     def _call(self, what: Any, args: Any) -> Any:
         if not isinstance(what, Global):
             raise self._refuse(f"a call of {type(what).__name__}")
+        self._copy(args, *args)
         if what.name in self.makers:
             return self.makers[what.name](*args)
         if what.name in _EMPTY_DICT_OF:
@@ -192,9 +224,11 @@ class Reader:
 
     def _build(self, made: Any, state: Any) -> Any:
         if isinstance(made, Array):
+            self._copy(*state)
             made.value = _array_state(state)
         elif isinstance(made, Plain):
             for part in state if isinstance(state, tuple) else (state,):
+                self._copy(part)
                 if isinstance(part, Mapping):
                     made.values.update(part)
         elif not isinstance(made, np.dtype | OrderedDict | dict):
@@ -209,6 +243,9 @@ class Reader:
         memo: dict[int, Any] = {}
         while True:
             op = self._take(1)
+            self.steps += 1
+            if self.steps > _MAX_STEPS:
+                raise CheckpointError(f"{self.file}: the pickle has more than the limit of {_MAX_STEPS:,} instructions")
             if op in _CONSTANTS:
                 stack.append(_CONSTANTS[op])
             elif op in b"BC\x8e\x96":  # bytes

@@ -23,7 +23,9 @@ from xlm.checkpoints.foreign.pickles import Global, Reader
 from xlm.checkpoints.tensorfile import map_file, release_pages
 from xlm.errors import CheckpointError
 
-MAX_PICKLE = 1_000_000_000  # bytes of the pickle that lists the tensors
+MAX_PICKLE = (
+    64_000_000  # bytes of the pickle that lists the tensors; a vocabulary of 200,000 words in it takes ten million
+)
 # A member may be compressed; weights hardly shrink, so what grows more than this is no checkpoint.
 MAX_GROWTH = 20
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -189,7 +191,7 @@ def _load_zip(path: Path, mapped: mmap.mmap) -> Any:
         return storages[name]
 
     data = bytes(_member(path, mapped, members[listing])())
-    return Reader(data, 0, _MAKERS, persistent, str(path)).load()
+    return Reader(data, 0, _MAKERS, persistent, str(path), MAX_PICKLE).load()
 
 
 def _begin(path: Path, mapped: mmap.mmap, info: zipfile.ZipInfo) -> int:
@@ -250,7 +252,7 @@ def _load_legacy(path: Path, mapped: mmap.mmap) -> Any:
             storages[key] = Storage(dtype, count, read, release)
         return storages[key]
 
-    reader = Reader(mapped, 0, _MAKERS, persistent, str(path))
+    reader = Reader(mapped, 0, _MAKERS, persistent, str(path), MAX_PICKLE)
     if reader.load() != _MAGIC:
         raise CheckpointError(f"{path}: is a pickle, but not one of torch.save")
     if reader.load() != 1001:
