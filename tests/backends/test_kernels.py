@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import xlm
 from xlm.backends.torch import native
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.ops import PLAIN
 from xlm.backends.torch.ops_cpu import has_bf16, has_vnni
+from xlm.batches.batch import Batch
 
 pytestmark = pytest.mark.skipif(
     native.library() is None, reason="the kernels were not built, or not for this processor"
@@ -147,6 +150,63 @@ def test_layer_norm(dtype: torch.dtype) -> None:
     for width in (1, 17, 768):
         x, norm = (5 + normal(9, 2 * width)).to(dtype)[:, :width], norm_of(width)
         torch.testing.assert_close(native.layer_norm(norm, x).float(), normed(x.float(), norm), **CLOSE[dtype])
+
+
+@pytest.fixture(params=["XLM", "XLMRoberta", "XLMRobertaXL"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    config = getattr(xlm, f"{request.param}Config")(
+        vocab_size=90, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=100, pad_token_id=1
+    )  # fmt: skip
+    getattr(xlm, f"{request.param}Model")(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def states(model: Any, lengths: tuple[int, ...] = (3, 17, 1, 40, 8), rows: Tensor | None = None) -> Tensor:
+    ids = torch.randint(4, 90, (sum(lengths),), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        return model.states(Batch(ids, lengths=lengths), rows)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_layers_as_one_call_are_the_layers(folder: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = {"quantization": "int8"} if dtype == "int8" else {"torch_dtype": dtype}
+    model = xlm.AutoModel.from_pretrained(folder, for_inference=True, **how).eval()
+    ops, calls = model.encoder.ops, []
+    whole = type(ops).layers
+
+    def counted(self: Any, *arguments: Any) -> tuple[Tensor, int]:
+        found = whole(self, *arguments)
+        calls.append(found[1])
+        return found
+
+    monkeypatch.setattr(type(ops), "layers", counted)
+    some = torch.tensor([0, 5, 68])
+    together, few = states(model), states(model, rows=some)
+    assert calls == [3, 2]
+    handle = model.encoder.layer[1].register_forward_hook(lambda *_: None)
+    assert torch.equal(states(model), together)
+    handle.remove()
+    monkeypatch.setattr(type(ops), "layers", lambda self, layers, x, layout, last: (x, 0))
+    assert torch.equal(states(model), together)
+    assert torch.equal(states(model, rows=some), few)
+    assert torch.equal(together[some], few)
+
+
+def test_an_adapter_in_a_layers_place_is_called(folder: Path) -> None:
+    model = xlm.AutoModel.from_pretrained(folder, for_inference=True).eval()
+    before = states(model)
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * model.encoder.ops.linear(self.inner, x)
+
+    model.encoder.layer[0].output.dense = Doubled(model.encoder.layer[0].output.dense)
+    assert not torch.allclose(states(model), before)
 
 
 def test_no_rows_give_no_rows() -> None:

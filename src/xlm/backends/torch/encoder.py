@@ -164,8 +164,12 @@ class Encoder(nn.Module):
             keep, hidden, weights: what the trace is to hold: caches, states of every layer, attention weights.
             rows: indices (n,) of the states wanted, of a ragged layout: the last layer computes no others. ``None``: all.
         """
-        trace = Trace()
+        trace, done = Trace(), 0
+        if not (self.training or hidden or weights or keep or head_mask or source or caches):
+            x_TH, done = self.ops.layers(self.layer, x_TH, layout, rows is None)
         for i, layer in enumerate(self.layer):
+            if i < done:
+                continue
             if hidden:
                 trace.hidden_states.append(x_TH)
             arguments = (

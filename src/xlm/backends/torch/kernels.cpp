@@ -75,17 +75,17 @@ INLINE void multiply_add(typename Of<T>::vector& sum, typename Of<T>::vector row
     else asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(row), "v"(weight));
 }
 
-// sums (R, 32) = or += rows (R, steps * group) x panel (steps, 32, group)
+// sums (R, 32), ``apart`` numbers from row to row, = or += rows (R, steps * group) x panel (steps, 32, group)
 template <class T, int R>
-WIDE __attribute__((noinline)) void
-micro(const T* rows, int64_t stride, const T* panel, int64_t steps, typename Of<T>::sum* sums, bool first) {
+WIDE __attribute__((noinline)) void micro(const T* rows, int64_t stride, const T* panel, int64_t steps,
+                                          typename Of<T>::sum* sums, int64_t apart, bool first) {
     constexpr int64_t G = Of<T>::group;
     typedef typename Of<T>::vector Vector;
     Vector s[R][2];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
-        s[r][0] = first ? Vector{} : load<T>(sums + r * COLUMNS);
-        s[r][1] = first ? Vector{} : load<T>(sums + r * COLUMNS + 16);
+        s[r][0] = first ? Vector{} : load<T>(sums + r * apart);
+        s[r][1] = first ? Vector{} : load<T>(sums + r * apart + 16);
     }
     for (int64_t k = 0; k < steps; k++) {
         const T* weights = panel + k * COLUMNS * G;
@@ -101,12 +101,12 @@ micro(const T* rows, int64_t stride, const T* panel, int64_t steps, typename Of<
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
-        store<T>(sums + r * COLUMNS, s[r][0]);
-        store<T>(sums + r * COLUMNS + 16, s[r][1]);
+        store<T>(sums + r * apart, s[r][0]);
+        store<T>(sums + r * apart + 16, s[r][1]);
     }
 }
 
-template <class T> using Micro = void (*)(const T*, int64_t, const T*, int64_t, typename Of<T>::sum*, bool);
+template <class T> using Micro = void (*)(const T*, int64_t, const T*, int64_t, typename Of<T>::sum*, int64_t, bool);
 template <class T>
 constexpr Micro<T> MICRO[ROWS + 1] = {nullptr,      micro<T, 1>,  micro<T, 2>,  micro<T, 3>,  micro<T, 4>,
                                       micro<T, 5>,  micro<T, 6>,  micro<T, 7>,  micro<T, 8>,  micro<T, 9>,
@@ -154,6 +154,55 @@ INLINE void write(void* base, int64_t place, int type, __mmask16 mask, __m512 v)
 }
 
 INLINE __mmask16 mask_of(int64_t count) { return count >= 16 ? 0xffff : static_cast<__mmask16>((1u << count) - 1); }
+
+// -- packing ------------------------------------------------------------------------------------------------------------
+
+// 16 x 16 numbers of four bytes, rows to columns.
+INLINE void transpose(__m512i (&r)[16]) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    // Each register now has four rows of four columns, 4 apart: quarters of 128 bits change places.
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        const __m512i even = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), odd = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
+        const __m512i even2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+        const __m512i odd2 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+        t[j] = _mm512_shuffle_i32x4(even, even2, 0x88);
+        t[4 + j] = _mm512_shuffle_i32x4(odd, odd2, 0x88);
+        t[8 + j] = _mm512_shuffle_i32x4(even, even2, 0xdd);
+        t[12 + j] = _mm512_shuffle_i32x4(odd, odd2, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+// A panel [steps][32] of four bytes from up to 32 rows of ``steps`` times four bytes; rows that are not there are 0.
+WIDE void pack_panel(const char* rows, int64_t stride_bytes, int64_t count, int64_t steps, uint32_t* panel) {
+    for (int64_t half = 0; half < COLUMNS; half += 16) {
+        for (int64_t k = 0; k < steps; k += 16) {
+            const __mmask16 mask = mask_of(steps - k);
+            __m512i r[16];
+#pragma GCC unroll 16
+            for (int64_t i = 0; i < 16; i++)
+                r[i] = half + i < count ? _mm512_maskz_loadu_epi32(mask, rows + (half + i) * stride_bytes + k * 4)
+                                        : _mm512_setzero_si512();
+            transpose(r);
+            const int64_t last = std::min<int64_t>(16, steps - k);
+            for (int64_t i = 0; i < last; i++) _mm512_storeu_si512(panel + (k + i) * COLUMNS + half, r[i]);
+        }
+    }
+}
 
 // -- threads ------------------------------------------------------------------------------------------------------------
 
@@ -368,7 +417,7 @@ WIDE void part(const Product& p, const T* rows, int64_t stride, const float* sca
                 for (int64_t b = 0; b < blocks; b++) {
                     const int64_t low = count * b / blocks, high = count * (b + 1) / blocks;
                     MICRO<T>[high - low](x + low * apart + k, apart, weights + (panel * inputs + k) * COLUMNS, steps,
-                                         sums + low * COLUMNS, k == 0);
+                                         sums + low * COLUMNS, COLUMNS, k == 0);
                 }
             }
             finish<T>(p, sums, scales, start, count, panel * COLUMNS);
@@ -434,39 +483,23 @@ void xlm_threads(void* parallel, void* thread, void* threads) {
 int64_t xlm_packed_size(int64_t outputs, int64_t inputs) { return up(outputs, COLUMNS) * inputs; }
 
 // (outputs, inputs) -> [outputs / 32][inputs / group][32][group]; bytes also give their sums times ``zero``.
-void xlm_pack(const void* weight, void* packed, int32_t* sums, int64_t outputs, int64_t inputs, int32_t type, int32_t zero) {
+void xlm_pack(const void* weight, void* packed, int32_t* sums, int64_t outputs, int64_t inputs, int32_t type, int32_t zero,
+              int32_t threads) {
     const int64_t size = type == FLOAT32 ? 4 : type == BFLOAT16 ? 2 : 1, steps = inputs * size / 4;
-    for (int64_t n = 0; n < up(outputs, COLUMNS); n++) {
-        uint32_t* to = static_cast<uint32_t*>(packed) + n / COLUMNS * COLUMNS * steps + n % COLUMNS;
-        const char* from = static_cast<const char*>(weight) + n * inputs * size;
-        for (int64_t k = 0; k < steps; k++) {
-            uint32_t four = 0;
-            if (n < outputs) memcpy(&four, from + k * 4, 4);
-            to[k * COLUMNS] = four;
-        }
-        if (type == BYTES && n < outputs) {
-            int32_t sum = 0;
-            for (int64_t k = 0; k < inputs; k++) sum += static_cast<const int8_t*>(weight)[n * inputs + k];
-            sums[n] = sum * zero;
-        }
-    }
-}
-
-// 0, or 1 where memory ran out.
-int32_t xlm_product(const Product* p) {
-    if (p->count == 0) return 0;
-    switch (p->type) {
-    case FLOAT32: return multiply<float>(*p);
-    case BFLOAT16: return multiply<bf16>(*p);
-    default: return multiply<uint8_t>(*p);
-    }
-}
-
-void xlm_norm(const void* rows, int64_t stride, int32_t type, void* out, int32_t out_type, int64_t count, int64_t width,
-              const float* scale, const float* bias, float eps, int32_t threads) {
+    const int64_t panels = up(outputs, COLUMNS) / COLUMNS;
     together(threads, [&](int thread, int of, Barrier&) {
-        for (int64_t r = count * thread / of; r < count * (thread + 1) / of; r++)
-            norm_row(rows, r * stride, type, out, r * width, out_type, width, scale, bias, eps);
+        for (int64_t p = panels * thread / of; p < panels * (thread + 1) / of; p++) {
+            const int64_t first = p * COLUMNS, last = std::min(outputs, first + COLUMNS);
+            const char* rows = static_cast<const char*>(weight) + first * inputs * size;
+            pack_panel(rows, inputs * size, last - first, steps, static_cast<uint32_t*>(packed) + first * steps);
+            if (type != BYTES) continue;
+            for (int64_t n = first; n < last; n++) {
+                const int8_t* row = static_cast<const int8_t*>(weight) + n * inputs;
+                int32_t sum = 0;
+                for (int64_t k = 0; k < inputs; k++) sum += row[k];
+                sums[n] = sum * zero;
+            }
+        }
     });
 }
 
@@ -498,14 +531,9 @@ WIDE void attend(const Attention& a, int64_t first, int64_t length, int64_t head
     const T* v = static_cast<const T*>(a.v) + first * a.stride + head * d;
     // A causal query sees no later key: what lies behind the last query of this piece is not needed.
     const int64_t seen = a.causal ? to : length, seen_keys = up(seen, COLUMNS);
-    for (int64_t n = 0; n < seen_keys; n++) {
-        uint32_t* place = reinterpret_cast<uint32_t*>(packed_k) + n / COLUMNS * COLUMNS * (d / G) + n % COLUMNS;
-        for (int64_t i = 0; i < d / G; i++) {
-            uint32_t four = 0;
-            if (n < seen) memcpy(&four, k + n * a.stride + i * G, 4);
-            place[i * COLUMNS] = four;
-        }
-    }
+    for (int64_t n = 0; n < seen_keys; n += COLUMNS)
+        pack_panel(reinterpret_cast<const char*>(k + n * a.stride), a.stride * static_cast<int64_t>(sizeof(T)), seen - n,
+                   d / G, reinterpret_cast<uint32_t*>(packed_k + n * d));
     for (int64_t panel = 0; panel < panels; panel++) {
         for (int64_t n = 0; n < seen_keys; n += G) {
             T* place = packed_v + panel * COLUMNS * keys + n * COLUMNS;
@@ -531,10 +559,8 @@ WIDE void attend(const Attention& a, int64_t first, int64_t length, int64_t head
         const int64_t low = from + (to - from) * b / blocks, count = from + (to - from) * (b + 1) / blocks - low;
         const int64_t last = a.causal ? low + count : length, last_keys = up(last, COLUMNS);
         for (int64_t r = 0; r < count; r++) memcpy(queries + r * d, q + (low + r) * a.stride, d * sizeof(T));
-        for (int64_t n = 0; n < last_keys; n += COLUMNS) {
-            MICRO<T>[count](queries, d, packed_k + n * d, d / G, sums, true);
-            for (int64_t r = 0; r < count; r++) memcpy(scores + r * keys + n, sums + r * COLUMNS, COLUMNS * 4);
-        }
+        for (int64_t n = 0; n < last_keys; n += COLUMNS)
+            MICRO<T>[count](queries, d, packed_k + n * d, d / G, scores + n, keys, true);
         for (int64_t r = 0; r < count; r++) {
             float* row = scores + r * keys;
             const int64_t visible = a.causal ? low + r + 1 : length;
@@ -553,7 +579,7 @@ WIDE void attend(const Attention& a, int64_t first, int64_t length, int64_t head
             totals[r] = 1.0f / _mm512_reduce_add_ps(total);
         }
         for (int64_t panel = 0; panel < panels; panel++) {
-            MICRO<T>[count](shares, apart, packed_v + panel * COLUMNS * keys, last_keys / G, sums, true);
+            MICRO<T>[count](shares, apart, packed_v + panel * COLUMNS * keys, last_keys / G, sums, COLUMNS, true);
             for (int64_t r = 0; r < count; r++) {
                 const int64_t place = (first + low + r) * a.out_stride + head * d + panel * COLUMNS;
                 const __m512 share = _mm512_set1_ps(totals[r]);
@@ -595,11 +621,91 @@ template <class T> int attend_all(const Attention& a) {
 
 }  // namespace
 
-extern "C" int32_t xlm_attention(const Attention* a) {
-    return a->type == FLOAT32 ? attend_all<float>(*a) : attend_all<bf16>(*a);
+namespace {
+
+int attend_any(const Attention& a) { return a.type == FLOAT32 ? attend_all<float>(a) : attend_all<bf16>(a); }
+
+int multiply_any(const Product& p) {
+    if (p.count == 0) return 0;
+    switch (p.type) {
+    case FLOAT32: return multiply<float>(p);
+    case BFLOAT16: return multiply<bf16>(p);
+    default: return multiply<uint8_t>(p);
+    }
 }
 
-extern "C" int32_t xlm_version() { return 1; }
+void norm_rows(const void* rows, int64_t stride, int type, void* out, int64_t count, int64_t width, const float* scale,
+               const float* bias, float eps, int threads) {
+    together(threads, [&](int thread, int of, Barrier&) WIDE {
+        for (int64_t r = count * thread / of; r < count * (thread + 1) / of; r++)
+            norm_row(rows, r * stride, type, out, r * width, type, width, scale, bias, eps);
+    });
+}
+
+}  // namespace
+
+extern "C" {
+
+int32_t xlm_attention(const Attention* a) { return attend_any(*a); }
+
+// 0, or 1 where memory ran out.
+int32_t xlm_product(const Product* p) { return multiply_any(*p); }
+
+void xlm_norm(const void* rows, int64_t stride, int32_t type, void* out, int64_t count, int64_t width, const float* scale,
+              const float* bias, float eps, int32_t threads) {
+    norm_rows(rows, stride, type, out, count, width, scale, bias, eps, threads);
+}
+
+// A layer's products, complete but for rows and results, and its norms where they stand before the blocks.
+struct Layer {
+    Product query, output, up, down;
+    const float *first_scale, *first_bias, *second_scale, *second_bias;
+    float first_eps, second_eps;
+};
+
+// Layers one after the other; the fields of native.py's structure of this name.
+struct Stack {
+    const Layer* layers;
+    const void* rows;                                      // (tokens, hidden)
+    void *out, *middle, *normed, *query, *context, *inner;  // (tokens, ...): hidden, hidden, hidden, 3 wide, wide, inner
+    int64_t count, tokens, hidden;
+    int64_t alone;    // products of fewer multiplications are one thread's
+    Attention attention;  // complete but for its rows
+    int32_t pre, type, inner_type, threads;
+};
+
+int32_t xlm_layers(const Stack* s) {
+    const auto run = [&](const Product& made, const void* rows, int type, void* out, int out_type, const void* residual) {
+        Product p = made;
+        p.rows = rows, p.row_type = type, p.row_stride = p.inputs, p.count = s->tokens;
+        p.out = out, p.out_type = out_type, p.out_stride = p.outputs;
+        p.residual = residual, p.residual_type = s->type, p.residual_stride = p.outputs;
+        p.threads = p.inputs * p.outputs * p.count < s->alone ? 1 : s->threads;
+        return multiply_any(p);
+    };
+    const int norm_threads = 8 * s->tokens * s->hidden < s->alone ? 1 : s->threads;
+    const auto normed = [&](const void* rows, const float* scale, const float* bias, float eps) -> const void* {
+        if (!s->pre) return rows;
+        norm_rows(rows, s->hidden, s->type, s->normed, s->tokens, s->hidden, scale, bias, eps, norm_threads);
+        return s->normed;
+    };
+    const void* x = s->rows;
+    for (int64_t i = 0; i < s->count; i++) {
+        const Layer& layer = s->layers[i];
+        const void* rows = normed(x, layer.first_scale, layer.first_bias, layer.first_eps);
+        if (run(layer.query, rows, s->type, s->query, s->attention.type, nullptr)) return 1;
+        if (attend_any(s->attention)) return 1;
+        if (run(layer.output, s->context, s->attention.type, s->middle, s->type, x)) return 1;
+        rows = normed(s->middle, layer.second_scale, layer.second_bias, layer.second_eps);
+        if (run(layer.up, rows, s->type, s->inner, s->inner_type, nullptr)) return 1;
+        if (run(layer.down, s->inner, s->inner_type, s->out, s->type, s->middle)) return 1;
+        x = s->out;
+    }
+    return 0;
+}
+
+int32_t xlm_version() { return 2; }
+}
 
 #else
 

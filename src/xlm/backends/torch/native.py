@@ -11,6 +11,7 @@ import os
 import re
 import sysconfig
 from ctypes import c_float, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2, torch.int8: 2}
 """What a number is, of rows and of weights."""
 NONE, GELU, RELU = 0, 1, 2
@@ -54,6 +55,27 @@ class AttentionCall(ctypes.Structure):
     ]
 
 
+class Layer(ctypes.Structure):
+    """A layer's products but for their rows, and norms that stand before its blocks, see ``kernels.cpp``."""
+
+    _fields_ = [
+        *((name, Product) for name in ("query", "output", "up", "down")),
+        *((name, c_void_p) for name in ("first_scale", "first_bias", "second_scale", "second_bias")),
+        *((name, c_float) for name in ("first_eps", "second_eps")),
+    ]
+
+
+class Stack(ctypes.Structure):
+    """Layers one after the other, see ``kernels.cpp``."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("layers", "rows", "out", "middle", "normed", "query", "context", "inner")),
+        *((name, c_int64) for name in ("count", "tokens", "hidden", "alone")),
+        ("attention", AttentionCall),
+        *((name, c_int32) for name in ("pre", "type", "inner_type", "threads")),
+    ]
+
+
 def path() -> Path:
     """Where the compiled kernels are, if they are."""
     return Path(__file__).with_name("_kernels" + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
@@ -71,12 +93,14 @@ def library() -> Any:
     if found.xlm_version() != VERSION or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return None
     found.xlm_packed_size.argtypes, found.xlm_packed_size.restype = (c_int64, c_int64), c_int64
-    found.xlm_pack.argtypes = (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int32, c_int32)
+    found.xlm_pack.argtypes = (*(c_void_p,) * 3, c_int64, c_int64, c_int32, c_int32, c_int32)
     found.xlm_pack.restype = None
     found.xlm_norm.argtypes = (
-        *(c_void_p, c_int64, c_int32, c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p, c_float, c_int32),
+        *(c_void_p, c_int64, c_int32, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_float, c_int32),
     )
     found.xlm_norm.restype = None
+    for name in ("xlm_product", "xlm_attention", "xlm_layers"):
+        getattr(found, name).argtypes = (c_void_p,)
     found.xlm_threads.argtypes, found.xlm_threads.restype = (c_void_p, c_void_p, c_void_p), None
     if (runtime := _openmp()) is not None:
         names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
@@ -112,6 +136,15 @@ def rows_of(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm: scale and bias float32."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
 class Packed:
     """A weight (outputs, inputs) as the kernels read it, and what else of its product is known before there are rows.
 
@@ -130,7 +163,10 @@ class Packed:
         weight, kind = weight.contiguous(), TYPES[weight.dtype]
         packed = torch.empty(self.lib.xlm_packed_size(self.outputs, self.inputs), dtype=weight.dtype)
         sums = torch.zeros(self.outputs if scale is not None else 0, dtype=torch.int32)
-        self.lib.xlm_pack(weight.data_ptr(), packed.data_ptr(), sums.data_ptr(), self.outputs, self.inputs, kind, zero)
+        self.lib.xlm_pack(
+            *(weight.data_ptr(), packed.data_ptr(), sums.data_ptr(), self.outputs, self.inputs, kind, zero),
+            threads(weight.numel()),
+        )
         scale, factor = (None if t is None else t.detach().float().contiguous() for t in (scale, factor))
         self._kept = (packed, scale, sums, factor)  # whose addresses the call holds
         self._call = Product(
@@ -152,7 +188,7 @@ class Packed:
         *,
         activation: int = NONE,
         residual: Tensor | None = None,
-        norm: Any = None,
+        norm: Norm | None = None,
         as_bytes: tuple[float, int] | None = None,
     ) -> Tensor:
         """The product with rows (t, inputs), and what follows it; (t, outputs) of ``dtype``.
@@ -166,32 +202,43 @@ class Packed:
         x = rows_of(x)
         count = x.shape[0]
         out = torch.empty(count, self.outputs, dtype=dtype)
-        call = Product.from_buffer_copy(self._call)
+        call = self.call(bias, activation, norm, as_bytes)
         call.rows, call.row_type, call.row_stride, call.count = x.data_ptr(), TYPES[x.dtype], x.stride(0), count
         call.out, call.out_type, call.out_stride = out.data_ptr(), TYPES[dtype], self.outputs
         call.threads = threads(self.outputs * self.inputs * count)
-        call.bias, call.activation = address(bias), activation
         if residual is not None:
             residual = rows_of(residual)
             call.residual, call.residual_type = residual.data_ptr(), TYPES[residual.dtype]
             call.residual_stride = residual.stride(0)
-        if norm is not None:
-            call.norm_scale, call.norm_bias, call.eps = norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps
-        if as_bytes is not None:
-            call.out_factor, call.out_zero = 1 / as_bytes[0], as_bytes[1]
         if self.lib.xlm_product(ctypes.byref(call)):
             raise MemoryError(f"no space for {count} rows of {self.inputs} numbers")
         return out
 
+    def call(
+        self,
+        bias: Tensor | None,
+        activation: int = NONE,
+        norm: Norm | None = None,
+        as_bytes: tuple[float, int] | None = None,
+    ) -> Product:
+        """The product but for its rows, see :meth:`__call__`; it holds addresses of its arguments."""
+        call = Product.from_buffer_copy(self._call)
+        call.bias, call.activation = address(bias), activation
+        if norm is not None:
+            call.norm_scale, call.norm_bias, call.eps = norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps
+        if as_bytes is not None:
+            call.out_factor, call.out_zero = 1 / as_bytes[0], as_bytes[1]
+        return call
 
-def layer_norm(module: Any, x: Tensor) -> Tensor:
-    """Layer norm of rows, float32 or bfloat16; scale and bias float32."""
+
+def layer_norm(module: Norm, x: Tensor) -> Tensor:
+    """Layer norm of rows, float32 or bfloat16."""
     x = rows_of(x)
     out = torch.empty_like(x)
     count, width = x.shape
     kind = TYPES[x.dtype]
     library().xlm_norm(
-        *(x.data_ptr(), x.stride(0), kind, out.data_ptr(), kind, count, width),
+        *(x.data_ptr(), x.stride(0), kind, out.data_ptr(), count, width),
         *(module.weight.data_ptr(), module.bias.data_ptr(), module.eps, threads(8 * x.numel())),
     )
     return out
@@ -207,12 +254,59 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, offsets: Tensor, long
     if not q.stride() == k.stride() == v.stride() or q.stride(1) != 1:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out = torch.empty(tokens, width, dtype=q.dtype)
+    call = _attention(q, k, v, out, heads=heads, offsets=offsets, longest=longest, causal=causal)
+    if library().xlm_attention(ctypes.byref(call)):
+        raise MemoryError(f"no space for the attention of {longest} tokens")
+    return out
+
+
+def _attention(*rows: Tensor, heads: int, offsets: Tensor, longest: int, causal: bool) -> AttentionCall:
+    """Attention of rows q, k, v to rows out."""
+    q, k, v, out = rows
+    tokens, width = q.shape
     d = width // heads
-    call = AttentionCall(
+    return AttentionCall(
         *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), offsets.data_ptr()),
         *(offsets.shape[0] - 1, heads, d, q.stride(0), width, longest),
         *(TYPES[q.dtype], causal, threads(tokens * longest * width), d**-0.5),
     )
-    if library().xlm_attention(ctypes.byref(call)):
-        raise MemoryError(f"no space for the attention of {longest} tokens")
-    return out
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers that run as one call, what they compute with, and whatever else must live as long as they do.
+
+    ``attends_in`` is the type of queries, keys, values and what attention gives, ``inner`` that between the two products
+    of the feed-forward block.
+    """
+
+    calls: Any  # an array of Layer
+    pre: bool
+    heads: int
+    hidden: int
+    wide: int  # heads * d
+    intermediate: int
+    attends_in: torch.dtype
+    inner: torch.dtype
+    held: Any
+
+    def __call__(self, x: Tensor, count: int, offsets: Tensor, longest: int, causal: bool) -> Tensor:
+        """The first ``count`` layers over packed rows (t, hidden), ``t`` not 0."""
+        x = x.contiguous()
+        tokens = x.shape[0]
+        out, middle = torch.empty_like(x), torch.empty_like(x)
+        normed = torch.empty_like(x) if self.pre else None
+        query = torch.empty(tokens, 3 * self.wide, dtype=self.attends_in)
+        context = torch.empty(tokens, self.wide, dtype=self.attends_in)
+        inner = torch.empty(tokens, self.intermediate, dtype=self.inner)
+        q, k, v = query.chunk(3, dim=1)
+        stack = Stack(
+            ctypes.addressof(self.calls),
+            *(address(t) for t in (x, out, middle, normed, query, context, inner)),
+            *(count, tokens, self.hidden, _ALONE),
+            _attention(q, k, v, context, heads=self.heads, offsets=offsets, longest=longest, causal=causal),
+            *(self.pre, TYPES[x.dtype], TYPES[self.inner], torch.get_num_threads()),
+        )
+        if library().xlm_layers(ctypes.byref(stack)):
+            raise MemoryError(f"no space for {tokens} rows in layers of {self.hidden} numbers")
+        return out

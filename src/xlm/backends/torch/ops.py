@@ -17,7 +17,7 @@ from xlm.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from xlm.backends.torch.crossing import Crossing
-    from xlm.backends.torch.layout import Ragged
+    from xlm.backends.torch.layout import Layout, Ragged
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -63,6 +63,13 @@ class Operations:
     def enter(self, x: Tensor) -> Tensor:
         """Embedded states as the layers want them."""
         return x
+
+    def layers(self, layers: nn.ModuleList, x: Tensor, layout: Layout, last: bool) -> tuple[Tensor, int]:
+        """States after as many of an encoder's first layers as the table computes as one, and how many these are.
+
+        Only the states are wanted: no weights, caches or states between. ``last``: the last layer may be among them.
+        """
+        return x, 0
 
     def linear(self, module: nn.Module, x: Tensor) -> Tensor:
         """``module(x)``; the module may be a wrapper that an adapter library put in its place."""

@@ -2,6 +2,7 @@
 
     linear layer + activation + residual + layer norm      one call
     attention                                              one call, through the products' micro-kernel
+    all layers of an encoder                               one call, where nothing but its states is wanted
     results                                                to the last bit the same whatever else is in the batch
 
 For few rows, a short text's, products come close to the speed of memory, for many to that of the processor's arithmetic.
@@ -10,7 +11,6 @@ For few rows, a short text's, products come close to the speed of memory, for ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from xlm.backends.torch import int8_products, native
 from xlm.backends.torch.calibration import Activations
-from xlm.backends.torch.layout import Ragged
+from xlm.backends.torch.layout import Layout, Ragged
 from xlm.backends.torch.ops_int8 import Int8
 from xlm.backends.torch.ops_packed import Packed
 
@@ -29,30 +29,26 @@ _MIDDLE = 128
 """What stands for zero in bytes of rows that have their own scale."""
 
 
-@dataclass(frozen=True)
-class _Norm:
-    """A layer norm whose scale and bias are float32."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-
 class _Rows:
-    """What the tables of floats and of bytes have in common: norms and attention."""
+    """What the tables of floats and of bytes have in common: norms, attention, and layers as one."""
 
     _products: dict[nn.Module, Any]
 
     def __init__(self) -> None:
-        self._norms: dict[nn.Module, _Norm] = {}
+        self._norms: dict[nn.Module, native.Norm] = {}
+        self._stacks: dict[tuple[nn.Module, torch.dtype], tuple[list[nn.Module], native.Layers | None]] = {}
+
+    def _made(self, *modules: Any) -> tuple[native.Packed, Tensor | None] | None:
+        """The product of layers that are one matrix, and its bias; ``None`` where another library computes it."""
+        raise NotImplementedError
 
     def by_row(self, module: nn.Module | None) -> bool:
-        return module is None or isinstance(self._products.get(module), native.Packed | Bytes)
+        return module is None or self._made(module) is not None
 
-    def _norm(self, module: Any) -> _Norm:
+    def _norm(self, module: Any) -> native.Norm:
         found = self._norms.get(module)
         if found is None:
-            found = _Norm(module.weight.detach().float(), module.bias.detach().float(), module.eps)
+            found = native.Norm(module.weight.detach().float(), module.bias.detach().float(), module.eps)
             self._norms[module] = found
         return found
 
@@ -63,6 +59,76 @@ class _Rows:
         if dropout or not layout.lengths or (q.shape[1] // heads) % native.GROUPS[q.dtype]:
             return super().ragged_attention(q, k, v, heads, layout, dropout)  # type: ignore[misc]
         return native.attention(q, k, v, heads, layout.starts, layout.longest, layout.causal)
+
+    def layers(self, layers: nn.ModuleList, x: Tensor, layout: Layout, last: bool) -> tuple[Tensor, int]:
+        count = len(layers) if last else len(layers) - 1
+        if not isinstance(layout, Ragged) or not layout.lengths or not x.shape[0] or not count:
+            return x, 0
+        # An adapter may have taken a layer's place since, and a hook wants to be called.
+        parts = [part for layer in layers for part in _parts(layer)]
+        if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+            return x, 0
+        known, made = self._stacks.get((layers, x.dtype), ([], None))
+        if known != parts:
+            made = self._stack(layers, x.dtype)
+            self._stacks[layers, x.dtype] = parts, made
+        if made is None:
+            return x, 0
+        return made(x, count, layout.starts, layout.longest, layout.causal), count
+
+    def _stack(self, layers: Any, dtype: torch.dtype) -> native.Layers | None:
+        """Layers whose products the kernels compute and which are alike, as one call."""
+        calls, held, alike = (native.Layer * len(layers))(), [], set()
+        for call, layer in zip(calls, layers, strict=True):
+            block, core = layer.attention.output, layer.attention.core
+            products = [
+                self._made(*modules)
+                for modules in ((core.query, core.key, core.value), (block.dense,), (layer.intermediate.dense,))
+            ]
+            products.append(self._made(layer.output.dense))
+            found = [product for product in products if product is not None]
+            if len(found) < 4 or layer.act not in _FUSED or core.relative != "absolute":
+                return None
+            (query, query_bias), (out, out_bias), (up, up_bias), (down, down_bias) = found
+            if query.dtype not in (dtype, torch.int8):
+                return None
+            norms = [self._norm(block.LayerNorm), self._norm(layer.output.LayerNorm)]
+            inner, as_bytes = self._inner(layer.intermediate.dense, dtype)
+            behind = (None, None) if layer.pre else norms
+            call.query = query.call(query_bias)
+            call.output = out.call(out_bias, norm=behind[0])
+            call.up = up.call(up_bias, _FUSED[layer.act], as_bytes=as_bytes)
+            call.down = down.call(down_bias, norm=behind[1])
+            call.first_scale, call.first_bias = norms[0].weight.data_ptr(), norms[0].bias.data_ptr()
+            call.second_scale, call.second_bias = norms[1].weight.data_ptr(), norms[1].bias.data_ptr()
+            call.first_eps, call.second_eps = norms[0].eps, norms[1].eps
+            held += [products, norms]
+            alike.add((layer.pre, core.heads, out.outputs, out.inputs, up.outputs, inner))
+        if len(alike) != 1:
+            return None
+        pre, heads, hidden, wide, intermediate, inner = alike.pop()
+        attends_in = self._attends_in(dtype)
+        if (wide // heads) % native.GROUPS[attends_in]:
+            return None
+        return native.Layers(calls, pre, heads, hidden, wide, intermediate, attends_in, inner, held)
+
+    def _inner(self, module: nn.Module, dtype: torch.dtype) -> tuple[torch.dtype, tuple[float, int] | None]:
+        """What stands between the products of a feed-forward block."""
+        return dtype, None
+
+    def _attends_in(self, dtype: torch.dtype) -> torch.dtype:
+        """What queries, keys and values are where states are ``dtype``."""
+        return dtype
+
+
+def _parts(layer: Any) -> tuple[nn.Module, ...]:
+    """A layer and what it consists of."""
+    attention = layer.attention
+    core, out, up, down = attention.core, attention.output, layer.intermediate, layer.output
+    return (
+        *(layer, attention, core, core.query, core.key, core.value),
+        *(out, out.dense, out.LayerNorm, up, up.dense, down, down.dense, down.LayerNorm),
+    )
 
 
 class CompiledFloats(_Rows, Packed):
@@ -91,6 +157,11 @@ class CompiledFloats(_Rows, Packed):
         if found is None:
             found = self._wide[modules[0]] = torch.cat([m.bias.detach().float() for m in modules])
         return found
+
+    def _made(self, *modules: Any) -> tuple[native.Packed, Tensor | None] | None:
+        product = self._products.get(modules[0])
+        alone = not any(m in self._products for m in modules[1:])
+        return (product, self._bias(*modules)) if product is not None and alone else None
 
     def _multiply(self, product: native.Packed, x: Tensor, bias: Tensor | None, **rest: Any) -> Tensor:
         x = x.to(product.dtype)
@@ -165,7 +236,19 @@ class CompiledBytes(_Rows, Int8):
     def __init__(self, bf16_attention: bool) -> None:
         Int8.__init__(self, bf16_attention, _make)
         _Rows.__init__(self)
-        self._attends_in = torch.bfloat16 if bf16_attention else torch.float32
+
+    def _made(self, *modules: Any) -> tuple[native.Packed, Tensor | None] | None:
+        product = self._products.get(modules[0])
+        alone = not any(m in self._products for m in modules[1:])
+        return (product.packed, product.bias) if isinstance(product, Bytes) and alone else None
+
+    def _inner(self, module: nn.Module, dtype: torch.dtype) -> tuple[torch.dtype, tuple[float, int] | None]:
+        product = self._products[module]
+        gives = product.gives if isinstance(product, Bytes) else None
+        return (dtype, None) if gives is None else (torch.uint8, gives)
+
+    def _attends_in(self, dtype: torch.dtype) -> torch.dtype:
+        return torch.bfloat16 if self._bf16_attention else torch.float32
 
     def linear_add_norm(
         self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
@@ -179,5 +262,5 @@ class CompiledBytes(_Rows, Int8):
         product = self._products.get(query)
         if not isinstance(product, Bytes) or key in self._products:
             return super().qkv(query, key, value, x)
-        q, k, v = product.linear(x, self._attends_in).chunk(3, dim=1)
+        q, k, v = product.linear(x, self._attends_in(torch.float32)).chunk(3, dim=1)
         return q, k, v

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xlm.backends.torch.layout import Ragged
+from xlm.backends.torch.layout import Layout, Ragged
 from xlm.backends.torch.ops import Operations
 
 _ROWS = 64
@@ -28,6 +28,9 @@ class Invariant(Operations):
 
     def enter(self, x: Tensor) -> Tensor:
         return self.inner.enter(x)
+
+    def layers(self, layers: nn.ModuleList, x: Tensor, layout: Layout, last: bool) -> tuple[Tensor, int]:
+        return self.inner.layers(layers, x, layout, last) if self.inner.by_row(None) else (x, 0)
 
     def norm(self, module: nn.Module, x: Tensor) -> Tensor:
         return self.inner.norm(module, x)
