@@ -66,7 +66,8 @@ def forward(who: str, folder: Path, count: int, batch: int, runs: int, dtype: st
     model_class, _ = classes(who)
     model = model_class.from_pretrained(folder, dtype=jnp.dtype(dtype), add_pooling_layer=False)
     params = model.params if who == "reference" else model.stacked
-    run = jax.jit(lambda params, ids, mask: model(ids, mask, params=params)[0])
+    options = {} if who == "reference" else {"compiler_options": model.compiler_options}
+    run = jax.jit(lambda params, ids, mask: model(ids, mask, params=params)[0], **options)
     work = batches(count, batch)
     start = time.perf_counter()
     shapes = {ids.shape: (ids, mask) for ids, mask in work}

@@ -83,7 +83,8 @@ class SelfAttention(nnx.Module):
         self, q: Array, k: Array, v: Array, bias: Array | None, past: Any, head_mask: Array | None, key: Array | None
     ) -> tuple[Array, Array]:
         """What the queries (b, q, n, d) find (b, q, n, d), and their weights (b, n, q, k)."""
-        scores = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
+        q_bnqd, k_bnkd, v_bnkd = (x.swapaxes(1, 2) for x in (q, k, v))  # as matrix products want them
+        scores = jnp.einsum("bnqd,bnkd->bnqk", q_bnqd, k_bnkd, preferred_element_type=jnp.float32)
         if self.relative != "absolute":
             scores = scores + self._relative(q, k, past)
         scores = scores / math.sqrt(self.head_size)
@@ -92,7 +93,7 @@ class SelfAttention(nnx.Module):
         p = dropout(jax.nn.softmax(scores, axis=-1).astype(q.dtype), self.dropout, key)
         if head_mask is not None:
             p = p * head_mask.astype(p.dtype)[:, None, None]
-        return jnp.einsum("bnqk,bknd->bqnd", p, v), p
+        return jnp.einsum("bnqk,bnkd->bnqd", p, v_bnkd).swapaxes(1, 2), p
 
     def _attend_in_parts(
         self, q: Array, k: Array, v: Array, bias: Array | None, head_mask: Array | None, rows: int

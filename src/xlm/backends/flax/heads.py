@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 
 from xlm.backends.flax import losses
-from xlm.backends.flax.ops import LayerNorm, Linear, activation, dropout, fork, parameter
+from xlm.backends.flax.ops import LayerNorm, Linear, activation, dropout, fork, gelu, parameter
 from xlm.errors import ConfigError, InputError
 
 
@@ -37,7 +37,7 @@ class LMHead(nnx.Module):
 
     def __call__(self, x: Array, words: Array) -> Array:
         """(..., h) -> (..., vocab); ``words`` (vocab, h) is the word table."""
-        x = self.layer_norm(jax.nn.gelu(self.dense(x), approximate=False))
+        x = self.layer_norm(gelu(self.dense(x)))
         y = x @ words.T.astype(x.dtype) if self.decoder is None else self.decoder(x)
         return y + self.bias[...].astype(x.dtype)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,6 +14,7 @@ from flax import nnx
 from jax import Array
 
 from xlm.backends.flax import outputs, sharding, weights
+from xlm.backends.flax.compiling import compiled, compiler_options
 from xlm.backends.flax.encoder import empty_cache
 from xlm.backends.flax.inputs import make_call
 from xlm.backends.flax.trunk import Call, Trunk
@@ -28,17 +28,17 @@ from xlm.publish import Published, push_saved, stamps, take_upload
 Stacked = nnx.State[Any, Any]
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled
 def _answer(graph: Any, params: Stacked, call: Call) -> Any:
     return nnx.merge(graph, params).answer(call)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled
 def _states(graph: Any, params: Stacked, call: Call) -> Array:
     return nnx.merge(graph, params).states(call).states
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled
 def _score(graph: Any, params: Stacked, rows: Array) -> Array:
     return nnx.merge(graph, params).score(rows)
 
@@ -113,7 +113,7 @@ class FlaxPreTrainedModel(Published):
             dtype=self.dtype,
             remat=self.gradient_checkpointing,
         )
-        output = _answer(self.graph, self._stacked(params), made)
+        output = _answer(self.dtype, self.graph, self._stacked(params), made)
         if self.config.use_return_dict if return_dict is None else return_dict:
             return output
         if isinstance(output, outputs.FlaxBaseModelOutput | outputs.FlaxBaseModelOutputWithPoolingAndCrossAttentions):
@@ -140,11 +140,11 @@ class FlaxPreTrainedModel(Published):
             given |= {"input_ids": batch.ids[None], "segment_ids": sequence_ids(batch.lengths)[None] + 1}
         net = _PACKS if batch.is_packed else _PADS
         made = make_call(net, self.spec, self.config, given, train=False, dtype=self.dtype, remat=False)
-        return _states(self.graph, self._stacked(params), made).reshape(-1, self.spec.hidden_size)
+        return _states(self.dtype, self.graph, self._stacked(params), made).reshape(-1, self.spec.hidden_size)
 
     def lm_logits(self, rows: Array, params: Any = None) -> Array:
         """The head of a language model on chosen states: (rows, hidden) -> (rows, vocab)."""
-        return _score(self.graph, self._stacked(params), rows)
+        return _score(rows.dtype, self.graph, self._stacked(params), rows)
 
     def init_cache(self, batch_size: int, max_length: int, encoder_outputs: Any = None) -> dict[str, Array]:
         """Room for the keys and values of ``max_length`` tokens a sequence; pass it as ``past_key_values``.
@@ -158,6 +158,11 @@ class FlaxPreTrainedModel(Published):
         if max_length > self.spec.max_tokens:
             raise InputError(f"max_length={max_length}: the model has positions for {self.spec.max_tokens} tokens")
         return empty_cache(self.spec, batch_size, max_length, self.dtype)
+
+    @property
+    def compiler_options(self) -> dict[str, Any]:
+        """For ``jax.jit(..., compiler_options=...)`` around calls of one's own; see :mod:`xlm.backends.flax.compiling`."""
+        return compiler_options(self.dtype)
 
     @property
     def module(self) -> Any:
