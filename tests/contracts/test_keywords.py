@@ -79,6 +79,19 @@ def test_keywords_that_change_nothing_stay_out_of_the_config(framework: Any, fol
 
 
 @EACH
+def test_arguments_of_the_class_reach_it(framework: Any, folder: Path) -> None:
+    base = tiny.MODELS[1]
+    assert len(framework.tensors(framework.load(base, folder))) == 2 + len(
+        framework.tensors(framework.load(base, folder, add_pooling_layer=False))
+    )
+    if framework.name == "keras":
+        model = framework.load(base, folder, name="mine", trainable=False)
+        assert model.name == "mine" and not model.trainable_weights
+    if framework.name == "flax":
+        assert framework.load(base, folder, seed=7, gradient_checkpointing=True).gradient_checkpointing
+
+
+@EACH
 def test_a_given_config_is_copied(framework: Any, folder: Path) -> None:
     config = tiny.config(HEAD, hidden_dropout_prob=0.25)
     before = config.to_dict()

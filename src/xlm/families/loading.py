@@ -102,8 +102,8 @@ def _arguments(cls: type[Any]) -> set[str]:
     for owner in cls.__mro__:
         if "__init__" not in vars(owner):
             continue
-        found = inspect.signature(owner.__init__).parameters.values()
+        found = list(inspect.signature(owner.__init__).parameters.values())[1:]
         names |= {p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if all(p.kind is not p.VAR_KEYWORD for p in found):
+        if found and all(p.kind is not p.VAR_KEYWORD for p in found):
             break
-    return names - {"self", "config"}
+    return names - {"config"}
