@@ -78,7 +78,6 @@ def int8_layers(outputs: tuple[int, ...], inputs: int) -> list[torch.nn.Linear]:
 LIBRARIES = [
     *([ops_compiled.Bytes] if native.library() else []),
     int8_products.OneDnn,
-    *([int8_products.Fbgemm, int8_products.ByRows] if int8_products.has_fbgemm() else []),
 ]
 
 
@@ -129,31 +128,6 @@ def test_int8_layers_with_fixed_scales_compute_what_plain_ones_do(library, unifo
     far = ops.linear(one, 2 * x.sign() * reads.scale * 300)
     end = ops.linear(one, x.sign() * reads.scale * 300)
     torch.testing.assert_close(far, end)
-
-
-@pytest.mark.skipif(not int8_products.has_fbgemm(), reason="this PyTorch has no FBGEMM")
-@pytest.mark.skipif(not ops_cpu.has_vnni(), reason="this processor has no 8-bit products")
-@pytest.mark.parametrize("reads", [None, Activations(torch.linspace(0.01, 0.04, 64), 128)], ids=["by row", "fixed"])
-def test_the_two_libraries_of_int8_agree_and_leave_pytorchs_engine(reads, recwarn) -> None:
-    engine = torch.backends.quantized.engine
-    x, found = torch.randn(5, 64), []
-    for library in (int8_products.OneDnn, int8_products.Fbgemm):
-        one = int8_layers((24,), 64)[0]
-        placement.quantize_linear(one, None if reads is None else reads.scale)
-        ops = ops_int8.Int8(True, library)
-        ops.pack([one], reads)
-        found += [ops.linear(one, x), ops.linear(one, x[2:3])]
-    torch.testing.assert_close(found[2], found[0], atol=1e-3, rtol=1e-3)
-    assert torch.equal(found[2][2:3], found[3])  # a row's result does not depend on the others
-    assert torch.backends.quantized.engine == engine
-    ops = ops_int8.Int8(True)
-    one = int8_layers((24,), 64)[0]
-    placement.quantize_linear(one, None if reads is None else reads.scale)
-    ops.pack([one], reads)
-    assert torch.equal(ops.linear(one, x), found[2])
-    many = torch.randn(int8_products.FEW_ROWS + 1, 64)
-    torch.testing.assert_close(ops.linear(one, many)[:9], ops.linear(one, many[:9]), atol=1e-3, rtol=1e-3)
-    assert not [one for one in recwarn if "quantized" in str(one.message)]
 
 
 def test_every_choice_has_a_reason_and_doctor_says_it(capsys) -> None:

@@ -1,4 +1,4 @@
-"""Products of int8 weights and what stands around them, by two libraries: the weights' scales are one an output channel.
+"""Products of int8 weights and what stands around them, by oneDNN: the weights' scales are one an output channel.
 
 Activations become bytes in one of two ways; in both, a row's result does not depend on the others:
 
@@ -6,19 +6,12 @@ Activations become bytes in one of two ways; in both, a row's result does not de
     calibrated      x[t, c] ≈ a[c] * (u8[t, c] - zero)     y[t] = (int32 sum of the products) * weight_scale + bias
 
 By row, every row is quantized by its own largest value when it is computed: there is nothing to prepare. Calibrated scales
-are fixed (``calibration.py``), and the weights have taken over ``a``.
-
-FBGEMM quantizes inside the product: one operation where oneDNN needs five. On few rows that decides: on a Zen 4 a layer's
-products of 13 rows took two thirds of oneDNN's time, quantizing included. On many, oneDNN is faster: for calibrated scales
-activation function and residual are inside its products, which give the next layer's bytes. So each computes what it is good
-at, from weights of its own (a byte each). PyTorch means to drop FBGEMM; where it is not there, oneDNN computes all.
+are fixed (``calibration.py``), and the weights have taken over ``a``. Our own kernels (``ops_compiled.py``) compute the same.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -30,8 +23,6 @@ from xlm.backends.torch.calibration import Activations
 _MIDDLE = 128
 """What stands for zero in unsigned bytes: the integer products take unsigned activations and signed weights."""
 _LARGEST = 127
-FEW_ROWS = 32
-"""Up to so many rows FBGEMM computes, a short text's."""
 _TINY = torch.finfo(torch.float32).tiny
 _IN_PLACE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
     F.gelu: torch.ops.aten.gelu_.default,
@@ -40,8 +31,6 @@ _IN_PLACE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = {
 _FUSED: dict[Callable[[Tensor], Tensor], tuple[str, str]] = {F.gelu: ("gelu", "none"), F.relu: ("relu", "")}
 """Activations that oneDNN computes inside a product -> its name and algorithm."""
 _NONE: Any = None
-_MAKE = "_make_per_channel_quantized_tensor"
-"""PyTorch's function of int8 values and their scales, which is not in its stubs."""
 
 
 class Product(Protocol):
@@ -63,68 +52,6 @@ class Product(Protocol):
 Maker = Callable[[Tensor, Tensor, Tensor, Activations | None, Activations | None], Product]
 """Weight (outputs, inputs) int8, its scales (outputs,), bias (outputs,), the fixed scales of what it reads (``None``: row by
 row), and those of the layer that reads what its activation function gives."""
-
-
-@cache
-def has_fbgemm() -> bool:
-    """Whether this PyTorch has FBGEMM's products and tensors to pack for them."""
-    found = "fbgemm" in torch.backends.quantized.supported_engines and hasattr(
-        torch, "_make_per_channel_quantized_tensor"
-    )
-    return found and hasattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32")
-
-
-class Fbgemm:
-    """Products that quantize the rows themselves."""
-
-    def __init__(
-        self, weight: Tensor, scale: Tensor, bias: Tensor, reads: Activations | None, _: Activations | None
-    ) -> None:
-        self.bias, self.factor, self.zero, self.step = bias, None, _MIDDLE, 1.0
-        self.by_row = reads is None
-        if reads is None:
-            self.step = 1 / _LARGEST
-        elif reads.uniform is None:
-            self.factor, self.zero = reads.scale.reciprocal()[None], reads.zero
-        else:
-            self.step, self.zero = reads.uniform, reads.zero
-            scale = scale / self.step  # the product multiplies by the step, and the weights did already
-        zeros = torch.zeros(len(scale), dtype=torch.int64)
-        engine = torch.backends.quantized.engine
-        try:
-            torch.backends.quantized.engine = "fbgemm"
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*quantized tensor.*")
-                stored = getattr(torch, _MAKE)(weight, scale.double(), zeros, 0)
-                self.packed = torch.ops.quantized.linear_prepack(stored, None if self.by_row else bias)
-        finally:
-            torch.backends.quantized.engine = engine
-        # Without the look at every argument that PyTorch takes before it calls an operation on packed weights.
-        self.run = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
-
-    def _fixed(self, x: Tensor) -> Tensor:
-        x = x.float() if self.factor is None else torch.mul(x, self.factor)
-        return self.run(x, self.step, self.zero, self.packed)
-
-    def _by_row(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Products of rows between -1 and 1, and the rows' largest values (t, 1), which they still lack."""
-        largest = _largest(x)
-        return self.run(torch.div(x, largest), self.step, _MIDDLE, self.packed), largest
-
-    def linear(self, x: Tensor) -> Tensor:
-        if not self.by_row:
-            return self._fixed(x)
-        y, largest = self._by_row(x)
-        return torch.addcmul(self.bias, y, largest, out=y)
-
-    def linear_act(self, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
-        return _IN_PLACE.get(act, act)(self.linear(x))
-
-    def linear_add(self, x: Tensor, residual: Tensor) -> Tensor:
-        if not self.by_row:
-            return self._fixed(x).add_(residual)
-        y, largest = self._by_row(x)
-        return torch.addcmul(residual, y, largest, out=y).add_(self.bias)
 
 
 class OneDnn:
@@ -181,28 +108,6 @@ class OneDnn:
             )  # fmt: skip
         y, scale = self._by_row(x)
         return torch.addcmul(residual, y, scale, out=y).add_(self.bias)
-
-
-class ByRows:
-    """Products of few rows by FBGEMM, of many by oneDNN."""
-
-    def __init__(
-        self, weight: Tensor, scale: Tensor, bias: Tensor, reads: Activations | None, gives: Activations | None
-    ) -> None:
-        self.few: Product = Fbgemm(weight, scale, bias, reads, gives)
-        self.many: Product = OneDnn(weight, scale, bias, reads, gives)
-
-    def _for(self, x: Tensor) -> Product:
-        return self.few if x.shape[0] <= FEW_ROWS else self.many
-
-    def linear(self, x: Tensor) -> Tensor:
-        return self._for(x).linear(x)
-
-    def linear_act(self, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
-        return self._for(x).linear_act(x, act)
-
-    def linear_add(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self._for(x).linear_add(x, residual)
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ float32    AVX-512                   oneDNN with weights packed once, activation
 float32    others                    PyTorch (its BLAS is as fast there)
 bfloat16   AVX-512 BF16, AMX         oneDNN bfloat16 with weights packed once
 bfloat16   others                    weights widened to float32 block by block, float32 products and states
-int8       AVX-512 VNNI              8-bit products of oneDNN and FBGEMM, activations quantized by row or fixed scales
+int8       AVX-512 VNNI              8-bit products of oneDNN, activations quantized by row or fixed scales
 int8       others                    weights widened block by block, scaled per output channel, float32 states
 """
 
@@ -17,7 +17,6 @@ from functools import cache
 import torch
 
 from xlm.backends.torch import native
-from xlm.backends.torch.int8_products import has_fbgemm
 from xlm.backends.torch.ops import Operations
 from xlm.backends.torch.ops_compiled import CompiledBytes, CompiledFloats
 from xlm.backends.torch.ops_int8 import Int8
@@ -66,8 +65,7 @@ def choose(dtype: torch.dtype, quantized: bool, calibrated: bool = False) -> tup
             how = "by fixed scales" if calibrated else "row by row"
             if has_kernels():
                 return CompiledBytes(has_bf16()), f"own kernels int8; activations quantized {how} (AVX-512 VNNI)"
-            few = ", few rows by FBGEMM" if has_fbgemm() else ""
-            return Int8(has_bf16()), f"oneDNN int8, packed{few}; activations quantized {how} (AVX-512 VNNI)"
+            return Int8(has_bf16()), f"oneDNN int8, packed; activations quantized {how} (AVX-512 VNNI)"
         return Widening(), "int8 weights, float32 products (no AVX-512 VNNI)"
     if dtype == torch.bfloat16:
         if has_bf16() and has_kernels():

@@ -1,6 +1,6 @@
 """The table of operations for int8 weights on CPUs with integer products (VNNI): 8-bit activations, 32-bit sums.
 
-Which library multiplies, and how activations become bytes, is said in ``int8_products.py``. States between the products, the
+How activations become bytes is said in ``int8_products.py``. States between the products, the
 softmax, norms and residuals are float32. Where the processor multiplies bfloat16, queries, keys and values are rounded to it
 for attention.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xlm.backends.torch.calibration import Activations
-from xlm.backends.torch.int8_products import ByRows, Maker, OneDnn, Product, has_fbgemm
+from xlm.backends.torch.int8_products import Maker, OneDnn, Product
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.ops import Operations
 from xlm.backends.torch.ops_packed import attention_by_products, direct_norm
@@ -25,13 +25,13 @@ class Int8(Operations):
 
     Args:
         bf16_attention: the processor multiplies bfloat16.
-        make: how a product is made; ``None``: by oneDNN, and where FBGEMM is there, few rows by it.
+        make: how a product is made.
     """
 
-    def __init__(self, bf16_attention: bool, make: Maker | None = None) -> None:
+    def __init__(self, bf16_attention: bool, make: Maker = OneDnn) -> None:
         self._products: dict[nn.Module, Product] = {}
         self._bf16_attention = bf16_attention
-        self._make: Maker = make or (ByRows if has_fbgemm() else OneDnn)
+        self._make = make
         self._others = Widening()
 
     def pack(
