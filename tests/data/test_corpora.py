@@ -33,9 +33,7 @@ from xlm.data.corpora import run as runner  # noqa: E402
 from xlm.data.corpora.build import (  # noqa: E402
     build_corpus,
     describe,
-    finish_corpus,
     open_corpus_folder,
-    prepare,
     verify_corpus,
 )
 from xlm.data.corpora.languages import canonical, open_identifier, speaks_against  # noqa: E402
@@ -395,26 +393,6 @@ def test_tokenizers_that_go_by_language_are_told_it(tmp_path: Path) -> None:
     assert said == [("sw", ["a", "c"]), ("en", ["b", "d"])]
 
 
-def test_datatroves_own_executors_run_the_same_stages(tmp_path: Path, make: Callable[..., CorpusOptions]) -> None:
-    """What docs/corpora.md shows for a cluster, with the executor for one machine."""
-    from datatrove.executor import LocalPipelineExecutor
-
-    from xlm.data.corpora.steps import stages
-
-    for number, language in enumerate(("en", "sw")):
-        write(tmp_path / f"{language}.txt", "\n".join(lines(200, number) + lines(40, 0)))
-    options = make("en.txt", "sw.txt", dedup="near", shard_bytes=6_000, held_out=0.1)
-    whole = build_corpus(dataclasses.replace(options, out=tmp_path / "whole"))
-    prepared = prepare(options)
-    for name, pipeline, tasks in stages(options, prepared.work):
-        logs = str(prepared.work / "logs" / name.replace(" ", "-"))
-        LocalPipelineExecutor(pipeline, tasks=tasks or 3, workers=1, logging_dir=logs).run()
-    about = finish_corpus(options, prepared)
-    # Which of two equal texts is kept may differ with the number of tasks; how many are kept does not.
-    kept = [sum(e["documents"] for p in of["parts"].values() for e in p.values()) for of in (about, whole.about)]
-    assert kept[0] == kept[1] and verify_corpus(options.out) == about and not list(options.out.glob(".work-*"))
-
-
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
 def test_another_corpus_is_not_overwritten_by_accident(tmp_path: Path, make: Callable[..., CorpusOptions]) -> None:
     write(tmp_path / "en.txt", "\n".join(lines(20)))
@@ -503,7 +481,7 @@ def test_text_that_all_goes_is_an_error(tmp_path: Path, make: Callable[..., Corp
 
 def test_a_worker_that_is_killed_is_an_error_naming_the_stage(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="stage 'clean': a worker process was ended from outside"):
-        runner.run_stage("clean", [killed], 2, 2, tmp_path, lambda *state: None)
+        runner.run_here(runner.Stage("clean", [killed], 2, tmp_path), 2, lambda *state: None)
 
 
 def digest(folder: Path) -> dict[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from xlm.cli.common import JsonOption, print_json, stderr, stdout
+from xlm.errors import InputError
 
 app = typer.Typer(help="Build corpora for pretraining, and check them.", no_args_is_help=True)
 
@@ -44,7 +44,16 @@ def build(
     identify_characters: Annotated[int, typer.Option(help="Shorter texts are not judged.")] = 20,
     held_out: Annotated[float, typer.Option(help="Share kept for validation.")] = 0.0,
     shard_size: Annotated[str, typer.Option(help="Text of a shard.")] = "64MiB",
-    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes, default one a core; on a cluster tasks at a time.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Who runs it: local, slurm or ray.")] = "local",
+    cluster: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="slurm: partition, time, any option of sbatch; ray: address, cpus, memory (GiB)."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another corpus in the folder.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,6 +63,7 @@ def build(
     """
     from xlm.checkpoints.writer import parse_size
     from xlm.data.corpora.build import build_corpus
+    from xlm.data.corpora.executors import executor_named
     from xlm.data.corpora.options import Cleaning, CorpusOptions, parse_sources
 
     options: Any = CorpusOptions(
@@ -82,16 +92,27 @@ def build(
         ),
     )
     console = stderr()
-    count = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+    runs = executor_named(executor, _settings(cluster or []), workers)
     with console.status("reading") as status:
 
         def tell(stage: str, done: int, tasks: int) -> None:
             status.update(f"{stage}: {done} of {tasks}")
 
-        built = build_corpus(options, workers=count, overwrite=overwrite, tell=tell)
+        built = build_corpus(options, executor=runs, overwrite=overwrite, tell=tell)
     if built.existed:
         console.print(f"{out}: built before from the same files, options and vocabulary")
     show(built.folder, built.about, as_json)
+
+
+def _settings(given: list[str]) -> dict[str, str]:
+    """``["time=1:00:00", ...]`` by name."""
+    found: dict[str, str] = {}
+    for entry in given:
+        name, equals, value = entry.partition("=")
+        if not equals or not name:
+            raise InputError(f"--cluster is {entry!r}: KEY=VALUE is needed, like partition=cpu")
+        found[name.lstrip("-")] = value
+    return found
 
 
 @app.command()

@@ -18,7 +18,7 @@ import importlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from xlm import atomic
 from xlm.data.compressed import SUFFIXES
 from xlm.data.corpora.ledger import piece_folder, plan_bins
 from xlm.data.corpora.options import CorpusOptions
-from xlm.data.corpora.run import Tell, be_quiet, run_stage
+from xlm.data.corpora.run import Executor, RunStage, Stage, Tell, be_quiet, here
 from xlm.data.corpora.tokens import assemble
 from xlm.data.store import TokenStore, file_digest
 from xlm.data.vocabulary import Vocabulary, load_vocabulary
@@ -47,12 +47,18 @@ class Built:
 
 
 def build_corpus(
-    options: CorpusOptions, *, workers: int = 1, overwrite: bool = False, tell: Tell = lambda name, done, tasks: None
+    options: CorpusOptions,
+    *,
+    workers: int = 1,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    tell: Tell = lambda name, done, tasks: None,
 ) -> Built:
     """Build, or go on building, or find the corpus built.
 
     Args:
-        workers: processes at a time.
+        workers: processes at a time on this machine.
+        executor: who runs the stages instead, see `xlm.data.corpora.cluster`; the corpus is the same.
         overwrite: whether another corpus in ``options.out`` may be replaced, at the end and at once.
 
     Raises:
@@ -66,7 +72,8 @@ def build_corpus(
         prepared = prepare(options, overwrite=overwrite)
         if prepared.built is not None:
             return Built(out, prepared.built, True)
-        run_stages(options, prepared.work, workers, tell)
+        with executor or here(workers) as run:
+            run_stages(options, prepared.work, run, tell)
         tell("stores", 0, 1)
         about = finish_corpus(options, prepared)
         tell("stores", 1, 1)
@@ -90,7 +97,7 @@ class Prepared:
 def prepare(options: CorpusOptions, *, overwrite: bool = False) -> Prepared:
     """Look at the inputs and make the work folder; arguments and errors as of :func:`build_corpus`.
 
-    With `xlm.data.corpora.steps.stages` and :func:`finish_corpus` this is a build whose stages somebody else runs.
+    With :func:`run_stages` and :func:`finish_corpus` this is a build.
     """
     _check_packages(options)
     be_quiet()
@@ -113,15 +120,24 @@ def prepare(options: CorpusOptions, *, overwrite: bool = False) -> Prepared:
     return Prepared(work, vocabulary, inputs, key, None)
 
 
-def run_stages(options: CorpusOptions, work: Path, workers: int, tell: Tell) -> None:
-    """All stages one after another on this machine."""
+def run_stages(options: CorpusOptions, work: Path, run: RunStage, tell: Tell) -> None:
+    """All stages one after another: each reads what the one before has written."""
     from xlm.data.corpora.steps import stages
 
-    tasks = len(options.sources)
-    for number, (name, pipeline, wanted) in enumerate(stages(options, work)):
+    tasks, work = len(options.sources), work.absolute()
+    for number, (name, pipeline, wanted) in enumerate(stages(_anywhere(options), work)):
         if number == 1:  # from here on shards are what is counted
             tasks = max(len(plan_bins(work, len(options.sources), options.shard_bytes)), 1)
-        run_stage(name, pipeline, wanted or tasks, workers, work, tell)
+        run(Stage(name, pipeline, wanted or tasks, work), tell)
+
+
+def _anywhere(options: CorpusOptions) -> CorpusOptions:
+    """The same with paths that hold in processes with another working directory."""
+    model = options.cleaning.identify
+    cleaning = replace(
+        options.cleaning, identify=str(Path(model).absolute()) if model and Path(model).is_file() else model
+    )
+    return replace(options, out=options.out.absolute(), tokenizer=options.tokenizer.absolute(), cleaning=cleaning)
 
 
 def finish_corpus(options: CorpusOptions, prepared: Prepared) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The steps of a build as datatrove's pipelines take them: read, repair, filter, look for duplicates, tokenize.
 
-Every step is a plain datatrove block, so the same pipelines run in `xlm.data.corpora.build` on one machine and under
-datatrove's executors on a cluster (docs/corpora.md).
+Every step is a plain datatrove block: `xlm.data.corpora.run` runs the pipelines on this machine, `xlm.data.corpora.cluster`
+under datatrove's executors for Slurm and Ray.
 """
 
 from __future__ import annotations
