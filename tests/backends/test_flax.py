@@ -200,6 +200,8 @@ def test_cached_steps_are_the_full_pass(name: str) -> None:
     assert int(cache["cache_index"]) == 7
     with pytest.raises(xlm.InputError, match="3 tokens after 7 in the cache: init_cache made room for 9"):
         model(IDS[:, :3], past_key_values=cache)
+    with pytest.raises(xlm.InputError, match=r"cached_key of shape \(2, 3, 9, 2, 8\): must be \(2, 2, places, 2, 8\)"):
+        model(IDS[:2, :1], past_key_values=cache)
 
 
 def test_caches_are_for_models_that_look_left() -> None:

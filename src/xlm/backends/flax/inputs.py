@@ -40,7 +40,7 @@ def make_call(
     _rows(spec, given, out, shape)
     _masks(net, spec, given, out, shape)
     if "past_key_values" in given:
-        _past(spec, given, out, shape[-1])
+        _past(spec, given, out, shape)
     elif spec.position_kind == "absolute" and "position_ids" not in given:
         longest = shape[-1] if "segment_ids" not in given else _longest(given["segment_ids"])
         if longest > spec.max_tokens:
@@ -118,8 +118,8 @@ def _masks(net: Any, spec: EncoderSpec, given: dict[str, Any], out: dict[str, An
             out[name] = floats(name, given[name])
 
 
-def _past(spec: EncoderSpec, given: dict[str, Any], out: dict[str, Any], new: int) -> None:
-    cache = given["past_key_values"]
+def _past(spec: EncoderSpec, given: dict[str, Any], out: dict[str, Any], shape: tuple[int, ...]) -> None:
+    cache, new = given["past_key_values"], shape[-1]
     if not (spec.is_decoder or spec.causal_only):
         raise InputError("past_key_values: the model sees later tokens too, so nothing can be cached")
     if "segment_ids" in given:
@@ -128,6 +128,11 @@ def _past(spec: EncoderSpec, given: dict[str, Any], out: dict[str, Any], new: in
         raise InputError("past_key_values: must be what init_cache or an earlier call returned")
     if cache["cached_key"].shape[0] != spec.num_layers:
         raise InputError(f"past_key_values of {cache['cached_key'].shape[0]} layers: the model has {spec.num_layers}")
+    for name in ("cached_key", "cached_value"):
+        found, fixed = tuple(cache[name].shape), (spec.num_layers, shape[0], spec.num_heads, spec.head_size)
+        if len(found) != 5 or (*found[:2], *found[3:]) != fixed:
+            wanted = f"({fixed[0]}, {fixed[1]}, places, {fixed[2]}, {fixed[3]})"
+            raise InputError(f"past_key_values: {name} of shape {found}: must be {wanted}")
     if not traced(cache["cache_index"]):
         past, places = int(cache["cache_index"]), cache["cached_key"].shape[2]
         if past + new > places:
