@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xlm.assets import BUNDLED_NAMES, bundled_folder
 from xlm.errors import CheckpointError, InputError
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
@@ -65,7 +66,8 @@ def resolve(
     """The folder of a checkpoint.
 
     Args:
-        path_or_name: a folder or file, which beats a hub name, or ``owner/name`` on the hub.
+        path_or_name: a folder or file, which beats every name; ``bundled`` or ``xlmr-mini``: the model in the package; or
+            ``owner/name`` on the hub.
         revision: branch, tag or commit on the hub.
         cache_dir: where downloads are kept instead of ``HF_HOME``.
         token: of the hub; ``None``: the one logged in with.
@@ -85,6 +87,8 @@ def resolve(
         raise InputError(f"subfolder={subfolder!r}: must be a folder inside the checkpoint's")
     if path.exists():
         folder = path / inner
+    elif name in BUNDLED_NAMES:
+        folder = bundled_folder() / inner
     elif _is_repo_id(name):
         prefix = f"{inner.as_posix()}/" if inner.parts else ""
         patterns = None if allow_patterns is None else [prefix + pattern for pattern in allow_patterns]

@@ -78,16 +78,15 @@ def test_fill_mask_prints_the_engines_answers_as_json(run, tiny_model: Path) -> 
     texts = ["Paris is the <mask> of <mask>.", "我不<mask>她是谁。"]
     result = run("fill-mask", *texts, "-m", tiny_model, "-k", "3", "--json")
     assert result.code == 0, result.err
-    engine = xlm.load(tiny_model)
-    assert result.records == [engine.fill_mask([text], top_k=3)[0] for text in texts]  # a line at a time: the same bits
+    assert result.records == xlm.load(tiny_model).fill_mask(texts, top_k=3)
 
 
 def test_fill_mask_reads_stdin_and_files_line_by_line(run, tiny_model: Path, tmp_path: Path) -> None:
     lines = "\ufeffa <mask>\r\nلكل شخص <mask>\nlast <mask>".encode()
     file = tmp_path / "lines.txt"
     file.write_bytes(lines)
-    piped = run("fill-mask", "-m", tiny_model, "--json", stdin=lines)
-    read = run("fill-mask", "-m", tiny_model, "--json", "--file", file)
+    piped = run("fill-mask", "-m", tiny_model, "--json", "--batch-invariant", stdin=lines)
+    read = run("fill-mask", "-m", tiny_model, "--json", "--batch-invariant", "--file", file)
     assert [record["text"] for record in piped.records] == ["a <mask>", "لكل شخص <mask>", "last <mask>"]
     assert piped.records == read.records
 
@@ -167,7 +166,7 @@ def test_embed_prints_json_writes_arrays_and_draws_a_matrix(run, tiny_model: Pat
 def test_embed_into_a_folder_that_is_not_there_is_an_error(run, tiny_model: Path, tmp_path: Path) -> None:
     result = run("embed", "a", "-m", tiny_model, "-o", tmp_path / "absent" / "vectors.npy")
     assert result.code == 1
-    assert "vectors.npy: cannot be written" in result.err
+    assert "vectors.npy': it cannot be written, there is no folder" in result.err
 
 
 def test_doctor_knows_the_machine(run) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from xlm.errors import CheckpointError
 
 BUNDLED = "xlmr-mini"
+BUNDLED_NAMES = ("bundled", BUNDLED)
+"""What it may be called wherever a model is named."""
 DEMO_TEXTS = Path(__file__).parent / "demo.toml"
 
 

@@ -10,9 +10,11 @@ from rich.console import Group
 from rich.text import Text
 
 from xlm.cli.asking import InputFileOption, JsonlOption, answer_all, batch_size, cell, examples, percent, plain_table
-from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, LangOption, ModelOption
+from xlm.cli.common import Errors, ErrorsOption, JsonOption, tell_replaced
+from xlm.cli.loading import Load, runs_a_model
 
 
+@runs_a_model()
 def answer(
     questions: Annotated[
         list[str] | None, typer.Argument(metavar="QUESTION", help="Questions about the context.")
@@ -21,28 +23,30 @@ def answer(
     context_file: Annotated[
         Path | None, typer.Option("--context-file", metavar="PATH", help="The same, from a file of any length.")
     ] = None,
-    model: ModelOption = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many answers to a question.")] = 3,
     unanswerable: Annotated[bool, typer.Option("--unanswerable", help="Allow the answer that there is none.")] = False,
     file: InputFileOption = None,
     jsonl: JsonlOption = False,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    lang: LangOption = None,
+    errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
+    *,
+    load: Load,
 ) -> None:
     """Find the answers to questions in a text with a fine-tuned model; JSONL needs the fields question and context.
 
     Example: xlm answer -m runs/finetune/model "Where was she born?" -c "Marie Curie was born in Warsaw."
     """
     from xlm.data.readers import read_lines
-    from xlm.errors import InputError
+    from xlm.errors import DataError, InputError
     from xlm.tasks.examples import QuestionExample
 
     if context is not None and context_file is not None:
         raise InputError(f"--context and --context-file {str(context_file)!r}: give one or the other")
     if context_file is not None:
-        context = "\n".join(line for _, line in read_lines(context_file))
+        faults: list[DataError] = []
+        replaced = faults.append if errors is Errors.REPLACE else None
+        context = "\n".join(line for _, line in read_lines(context_file, replaced))
+        tell_replaced(faults)
 
     def with_context(question: str) -> QuestionExample:
         if context is None:
@@ -53,12 +57,7 @@ def answer(
         asked, given = [e.question for e in found], [e.context for e in found]
         return engine.answer(asked, given, top_k=top_k, unanswerable=unanswerable)
 
-    def load() -> Any:
-        from xlm.inference.engine import load
-
-        return load(model, dtype=dtype, device=device, lang=lang)
-
-    inputs = examples("answer", questions, file, jsonl, with_context)
+    inputs = examples("answer", questions, file, jsonl, with_context, errors)
     answer_all(inputs, load, ask, answer_tables, as_json, batch_size(questions, file))
 
 

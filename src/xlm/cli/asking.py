@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from xlm.cli.common import Errors, input_texts, print_json, stdout
+from xlm.cli.common import Errors, input_texts, need_stdin, print_json, stdout, tell_cut, tell_replaced
 from xlm.cli.render import anchored, percent
+
+if TYPE_CHECKING:
+    from xlm.errors import DataError
 
 BATCH = 32
 """Inputs of a file that are answered at once. Lines of stdin are answered one by one, so that a pipe never waits."""
 
+_NUMBERED = re.compile(r"\b(texts|questions|contexts|prompts|choices|documents)\[(\d+)\]")
 InputFileOption = Annotated[
     Path | None,
     typer.Option(
@@ -34,23 +40,34 @@ def examples(
     jsonl: bool,
     of_line: Callable[[str], Any],
     errors: Errors = Errors.STRICT,
+    blank: bool = False,
 ) -> Iterator[tuple[str, Any]]:
-    """``(where, example)`` of every input; ``of_line`` makes an example of a plain text.
+    """``(where, example)`` of every input; ``of_line`` makes an example of a plain text. With ``blank`` plain lines may be
+    empty.
 
     Raises:
         InputError, DataError: nothing to read, or an input that cannot be used; where it stands is named.
     """
     from xlm.data.examples import examples_of
-    from xlm.data.readers import decode_lines
-    from xlm.data.tables import json_lines, read_rows
+    from xlm.data.readers import decode_lines, read_lines
+    from xlm.data.tables import json_lines
+    from xlm.errors import InputError
 
-    if file is not None and not texts and (jsonl or ".jsonl" in "".join(file.suffixes)):
-        yield from examples_of(read_rows(str(file), "jsonl"), task, str(file))
-    elif jsonl and not texts and file is None:
-        yield from examples_of(json_lines("stdin", decode_lines(sys.stdin.buffer, "stdin")), task, "stdin")
-    else:
-        for where, text in input_texts(texts, file, errors):
+    if texts and jsonl:
+        raise InputError("--jsonl is of a file or stdin, and texts are arguments: give one or the other")
+    if texts or not (jsonl or (file is not None and {".jsonl", ".ndjson"} & set(file.suffixes))):
+        for where, text in input_texts(texts, file, errors, blank):
             yield where, of_line(text)
+        return
+    faults: list[DataError] = []
+    replaced = faults.append if errors is Errors.REPLACE else None
+    if file is None:
+        need_stdin()
+        name, lines = "stdin", decode_lines(sys.stdin.buffer, "stdin", replaced=replaced)
+    else:
+        name, lines = str(file), read_lines(file, replaced)
+    yield from examples_of(json_lines(name, lines), task, name)
+    tell_replaced(faults)
 
 
 def answer_all(
@@ -62,24 +79,34 @@ def answer_all(
     batch: int,
 ) -> None:
     """Answer all inputs in their order, batch after batch. The model is loaded when the first input is there."""
-    from xlm.errors import InputError
-
-    engine = None
+    engine, cut = None, []
     while some := list(islice(inputs, batch)):
         engine = engine or load()
-        try:
+        with placed([where for where, _ in some]):
             answers = ask(engine, [example for _, example in some])
-        except InputError as error:
-            message = str(error)
-            for index, (where, _) in enumerate(some):
-                for name in ("texts", "questions", "contexts", "prompts", "choices"):
-                    message = message.replace(f"{name}[{index}]", where)
-            raise InputError(message) from error
+        cut += [where for (where, _), answer in zip(some, answers, strict=True) if answer.get("truncated")]
         if as_json:
             for answer in answers:
                 print_json(answer)
         else:
             stdout().print(show(answers))
+    tell_cut(cut)
+
+
+@contextmanager
+def placed(places: Sequence[str]) -> Iterator[None]:
+    """Let errors of the engine name inputs by where they stand instead of by their numbers."""
+    from xlm.errors import InputError
+
+    try:
+        yield
+    except InputError as error:
+
+        def place(found: re.Match[str]) -> str:
+            index = int(found[2])
+            return places[index] if index < len(places) else found[0]
+
+        raise InputError(_NUMBERED.sub(place, str(error))) from error
 
 
 def batch_size(texts: list[str] | None, file: Path | None) -> int:
@@ -100,4 +127,4 @@ def cell(text: str, style: str = "") -> Text:
     return Text(anchored(" ".join(text.split())), style=style)
 
 
-__all__ = ["answer_all", "batch_size", "cell", "examples", "percent", "plain_table"]
+__all__ = ["answer_all", "batch_size", "cell", "examples", "percent", "placed", "plain_table"]

@@ -9,23 +9,24 @@ from rich.console import Group
 from rich.text import Text
 
 from xlm.cli.asking import InputFileOption, JsonlOption, answer_all, batch_size, cell, examples, percent, plain_table
-from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, LangOption, ModelOption, TruncateOption
+from xlm.cli.common import Errors, ErrorsOption, JsonOption, TruncateOption
+from xlm.cli.loading import Load, runs_a_model
 
 
+@runs_a_model()
 def choose(
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="What the choices are about.")] = None,
     choices: Annotated[list[str] | None, typer.Argument(metavar="CHOICE", help="Two or more.")] = None,
     question: Annotated[
         str | None, typer.Option("--question", metavar="TEXT", help="What is asked: cause, effect, or a text.")
     ] = None,
-    model: ModelOption = None,
     file: InputFileOption = None,
     jsonl: JsonlOption = False,
     truncate: TruncateOption = False,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    lang: LangOption = None,
+    errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
+    *,
+    load: Load,
 ) -> None:
     """Say which choice fits a prompt best with a fine-tuned model; JSONL needs the fields prompt and choices.
 
@@ -47,12 +48,7 @@ def choose(
         answers = engine.choose(given, options, questions=asked, truncate=truncate)
         return [{**a, "choices": list(e.choices)} for a, e in zip(answers, found, strict=True)]
 
-    def load() -> Any:
-        from xlm.inference.engine import load
-
-        return load(model, dtype=dtype, device=device, lang=lang)
-
-    inputs = examples("choose", texts, file, jsonl or (prompt is None and file is not None), one)
+    inputs = examples("choose", texts, file, jsonl or (prompt is None and file is not None), one, errors)
     answer_all(inputs, load, ask, choice_tables, as_json, batch_size(texts, file))
 
 

@@ -18,32 +18,25 @@ from xlm.cli.asking import (
     percent,
     plain_table,
 )
-from xlm.cli.common import (
-    DeviceOption,
-    DtypeOption,
-    Errors,
-    ErrorsOption,
-    JsonOption,
-    LangOption,
-    ModelOption,
-    TruncateOption,
-)
+from xlm.cli.common import Errors, ErrorsOption, JsonOption, TruncateOption
+from xlm.cli.loading import Load, runs_a_model
 
 
+@runs_a_model()
 def classify(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts; a tab separates the two of a pair.")
     ] = None,
-    model: ModelOption = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many labels to show.")] = 3,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", min=1, help="How many labels to show. Default: 3, with --json all.")
+    ] = None,
     file: InputFileOption = None,
     jsonl: JsonlOption = False,
     truncate: TruncateOption = False,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    lang: LangOption = None,
     errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
+    *,
+    load: Load,
 ) -> None:
     """Sort texts into classes with a fine-tuned model.
 
@@ -57,12 +50,7 @@ def classify(
 
     def ask(engine: Any, found: list[TextExample]) -> list[dict[str, Any]]:
         rows = [e.text if e.pair is None else (e.text, e.pair) for e in found]
-        return engine.classify(rows, None if as_json else top_k, truncate=truncate)
-
-    def load() -> Any:
-        from xlm.inference.engine import load
-
-        return load(model, dtype=dtype, device=device, lang=lang)
+        return engine.classify(rows, top_k or (None if as_json else 3), truncate=truncate)
 
     inputs = examples("classify", texts, file, jsonl, pair, errors)
     answer_all(inputs, load, ask, class_table, as_json, batch_size(texts, file))

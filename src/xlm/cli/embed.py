@@ -9,21 +9,20 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from xlm.cli.asking import InputFileOption, JsonlOption, examples, placed
 from xlm.cli.common import (
-    DeviceOption,
-    DtypeOption,
     Errors,
     ErrorsOption,
-    FileOption,
     JsonOption,
-    LangOption,
-    ModelOption,
     TruncateOption,
-    input_texts,
+    need_place,
     print_json,
+    refuse,
     stderr,
     stdout,
+    tell_cut,
 )
+from xlm.cli.loading import Load, runs_a_model
 from xlm.cli.render import anchored, shade
 
 if TYPE_CHECKING:
@@ -34,11 +33,12 @@ _SHOWN = 12
 """More texts than this do not fit beside each other in a terminal."""
 
 
+@runs_a_model()
 def embed(
+    context: typer.Context,
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts; without any: lines of stdin.")
     ] = None,
-    model: ModelOption = None,
     pooling: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +69,8 @@ def embed(
             help="With --json: a vector for every chunk of up to N tokens, whole sentences, each seen with its whole text.",
         ),
     ] = None,
-    file: FileOption = None,
+    file: InputFileOption = None,
+    jsonl: JsonlOption = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -94,60 +95,61 @@ def embed(
     rows: Annotated[int, typer.Option("--rows", min=1, help="With --input: rows of a part.")] = 10_000,
     half: Annotated[bool, typer.Option("--half", help="With --input: vectors as float16.")] = False,
     truncate: TruncateOption = False,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    lang: LangOption = None,
     errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
+    *,
+    load: Load,
 ) -> None:
     """Turn texts into vectors; without --json or --output, show how similar they are.
 
     Example: xlm embed "The weather is fine." "Il fait beau." "I am hungry."
     """
     from xlm.errors import InputError
+    from xlm.tasks.examples import TextExample
 
+    options = {"pooling": pooling, "normalize": normalize, "prompt": prompt, "truncate": truncate, "long": long}
     if source is not None:
         if texts or file is not None:
             raise InputError(f"--input is {source!r} and there are other texts: give one or the other")
         if output is None:
             raise InputError(f"--input is {source!r}: --output must name a folder for its Parquet parts")
-        options = {"pooling": pooling, "normalize": normalize, "prompt": prompt, "truncate": truncate, "long": long}
-        loading = {"dtype": dtype, "device": device, "lang": lang}
-        _embed_files(source, output, column, shard, rows, half, options, model, loading, as_json)
+        refuse(context, ("errors", "chunks", "jsonl"), "does not go with --input")
+        _embed_files(source, output, column, shard, rows, half, options, load, as_json)
         return
-    if chunks is not None and not as_json:
-        raise InputError(f"--chunks is {chunks}: it prints with --json")
-    named = list(input_texts(texts, file, errors))
-    lines = [text for _, text in named]
-    if not lines:
-        return
-    from xlm.inference.engine import load
-
-    engine = load(model, dtype=dtype, device=device, lang=lang)
+    refuse(context, ("column", "shard", "rows", "half"), "goes with --input alone")
     if chunks is not None:
-        for text, found in zip(
-            lines, engine.embed_chunks(lines, chunks, normalize=normalize, prompt=prompt), strict=True
-        ):
-            shown = [{**chunk, "vector": chunk["vector"].tolist()} for chunk in found]
-            print_json({"text": text, "chunks": shown})
+        if not as_json:
+            raise InputError(f"--chunks is {chunks}: it prints with --json")
+        refuse(context, ("output", "pooling", "truncate", "long"), "does not go with --chunks")
+    if output is not None:
+        need_place(output, "--output")
+    named = [(where, one.text) for where, one in examples("fill", texts, file, jsonl, TextExample, errors)]
+    if not named:
         return
-    try:
-        vectors = engine.embed(lines, pooling, normalize, prompt=prompt, truncate=truncate, long=long)  # type: ignore[arg-type]
-    except InputError as error:
-        message = str(error)
-        for index, (where, _) in enumerate(named):
-            message = message.replace(f"texts[{index}]:", f"{where}:")
-        raise InputError(message) from error
+    drawn = output is None and not as_json
+    if drawn and len(named) > _SHOWN:
+        raise InputError(f"{len(named)} texts: at most {_SHOWN} fit on the screen: use --json or --output PATH.npy")
+    places, lines = [where for where, _ in named], [text for _, text in named]
+    engine = load()
+    if chunks is not None:
+        with placed(places):
+            found = engine.embed_chunks(lines, chunks, normalize=normalize, prompt=prompt)
+        for text, parts in zip(lines, found, strict=True):
+            print_json({"text": text, "chunks": [{**part, "vector": part["vector"].tolist()} for part in parts]})
+        return
+    with placed(places):
+        vectors = engine.embed(lines, **options)
+    cut = set(engine.truncated(lines, prompt=prompt)) if truncate else set()
     if output is not None:
         save_vectors(output, vectors)
         stderr().print(f"{output}: {vectors.shape[0]:,} vectors of {vectors.shape[1]} float32 values", soft_wrap=True)
     if as_json:
-        for text, vector in zip(lines, vectors, strict=True):
-            print_json({"text": text, "embedding": [float(value) for value in vector]})
-    elif output is None:
-        if len(lines) > _SHOWN:
-            raise InputError(f"{len(lines)} texts: at most {_SHOWN} fit on the screen: use --json or --output PATH.npy")
+        for number, (text, vector) in enumerate(zip(lines, vectors, strict=True)):
+            record = {"text": text, "embedding": [float(value) for value in vector]}
+            print_json({**record, "truncated": number in cut} if truncate else record)
+    if drawn:
         stdout().print(similarity_table(lines, vectors))
+    tell_cut([places[number] for number in sorted(cut)])
 
 
 def _embed_files(
@@ -158,18 +160,18 @@ def _embed_files(
     rows: int,
     half: bool,
     options: dict[str, Any],
-    model: str | None,
-    loading: dict[str, Any],
+    load: Load,
     as_json: bool,
 ) -> None:
     import time
     from dataclasses import asdict
 
     from xlm.inference.bulk import Part, embed_files, parse_shard
-    from xlm.inference.engine import load
+    from xlm.inference.sources import need_source
 
     share = parse_shard(shard)
-    engine = load(model, **loading)
+    need_source(source)  # nobody waits for a model to hear that there is no text
+    engine = load()
     started, total = time.monotonic(), 0
 
     def say(part: Part) -> None:
@@ -184,9 +186,10 @@ def _embed_files(
     if as_json:
         print_json(asdict(done))
         return
+    cut = f", {done.truncated:,} texts cut" if options["truncate"] else ""
     stdout().print(
         f"{done.output}: {done.rows:,} vectors in {done.written + done.kept} parts ({done.kept} were there), "
-        f"{done.bad:,} bad rows",
+        f"{done.bad:,} bad rows{cut}",
         soft_wrap=True,
     )
 

@@ -2,77 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from xlm.cli.common import (
-    DeviceOption,
-    DtypeOption,
-    Errors,
-    ErrorsOption,
-    FileOption,
-    JsonOption,
-    LangOption,
-    ModelOption,
-    TruncateOption,
-    input_texts,
-    print_json,
-    stdout,
-)
+from xlm.cli.asking import InputFileOption, JsonlOption, answer_all, batch_size, examples
+from xlm.cli.common import Errors, ErrorsOption, JsonOption, TruncateOption
+from xlm.cli.loading import Load, runs_a_model
 from xlm.cli.render import anchored, percent
 
-if TYPE_CHECKING:
-    from xlm.inference.engine import Engine
 
-
+@runs_a_model()
 def fill_mask(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts with <mask> in them; without any: lines of stdin.")
     ] = None,
-    model: ModelOption = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many candidates for each mask.")] = 5,
-    file: FileOption = None,
+    file: InputFileOption = None,
+    jsonl: JsonlOption = False,
     truncate: TruncateOption = False,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    lang: LangOption = None,
     errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
+    *,
+    load: Load,
 ) -> None:
     """Say what belongs in the place of every [bold]<mask>[/].
 
     Example: xlm fill-mask "Paris is the <mask> of France."
     """
+    from xlm.tasks.examples import TextExample
+
+    def ask(engine: Any, found: list[TextExample]) -> list[dict[str, Any]]:
+        return engine.fill_mask([example.text for example in found], top_k=top_k, truncate=truncate)
+
     # The lines are read before the model: nobody waits for a model to hear that there is no text.
-    lines = input_texts(texts, file, errors)
-    first = next(lines, None)
-    if first is None:
-        return
-    from xlm.inference.engine import load
-
-    engine = load(model, dtype=dtype, device=device, lang=lang)
-    _answer(engine, *first, top_k, truncate, as_json)
-    for where, text in lines:
-        _answer(engine, where, text, top_k, truncate, as_json)
+    inputs = examples("fill", texts, file, jsonl, TextExample, errors)
+    answer_all(inputs, load, ask, answer_tables, as_json, batch_size(texts, file))
 
 
-def _answer(engine: Engine, where: str, text: str, top_k: int, truncate: bool, as_json: bool) -> None:
-    """Answer one text at once, so that a pipe that is typed into by hand answers line by line."""
-    from xlm.errors import InputError
-
-    try:
-        answer = engine.fill_mask([text], top_k=top_k, truncate=truncate)[0]
-    except InputError as error:
-        raise InputError(str(error).replace("texts[0]", where)) from error
-    if as_json:
-        print_json(answer)
-    else:
-        screen = stdout()
-        screen.print(Text(text, style="bold"))
-        screen.print(answer_table(answer), "")
+def answer_tables(answers: list[dict[str, Any]]) -> Group:
+    """Each text, and below it its candidates."""
+    return Group(*(part for one in answers for part in (Text(one["text"], style="bold"), answer_table(one), Text(""))))
 
 
 def answer_table(answer: dict[str, Any]) -> Table:

@@ -9,28 +9,31 @@ from rich.console import Group
 from rich.text import Text
 
 from xlm.cli.asking import InputFileOption, JsonlOption, answer_all, batch_size, examples
-from xlm.cli.common import DeviceOption, DtypeOption, Errors, ErrorsOption, JsonOption, LangOption, ModelOption
+from xlm.cli.common import Errors, ErrorsOption, JsonOption
+from xlm.cli.loading import Load, runs_a_model
 from xlm.cli.render import anchored
+from xlm.cli.sampling import SampleOption, SeedOption, TemperatureOption, TopKOption, TopPOption, sampling
 
 
+@runs_a_model()
 def generate(
+    context: typer.Context,
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="How the texts begin; without any: lines of stdin.")
     ] = None,
-    model: ModelOption = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to add at most.")] = 50,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the best.")] = False,
-    temperature: Annotated[float, typer.Option("--temperature", help="Of drawn tokens.")] = 1.0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Draw from the likeliest tokens with this share.")] = 1.0,
+    sample: SampleOption = False,
+    temperature: TemperatureOption = 1.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = 1.0,
+    seed: SeedOption = None,
     beams: Annotated[int, typer.Option("--beams", min=1, help="Beams of the search.")] = 1,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of drawn tokens.")] = None,
     file: InputFileOption = None,
     jsonl: JsonlOption = False,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    lang: LangOption = None,
     errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
+    *,
+    load: Load,
 ) -> None:
     """Continue texts with a causal language model.
 
@@ -38,17 +41,10 @@ def generate(
     """
     from xlm.tasks.examples import TextExample
 
-    options: dict[str, Any] = {"num_beams": beams}
-    if sample:
-        options |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "seed": seed}
+    options = {"num_beams": beams, **sampling(context, sample, temperature, top_k, top_p, seed)}
 
     def ask(engine: Any, found: list[TextExample]) -> list[dict[str, Any]]:
         return engine.generate([e.text for e in found], max_new_tokens=max_new_tokens, **options)
-
-    def load() -> Any:
-        from xlm.inference.engine import load
-
-        return load(model, dtype=dtype, device=device, lang=lang)
 
     def show(answers: list[dict[str, Any]]) -> Group:
         lines = []

@@ -2,60 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from xlm.cli.asking import cell, plain_table
-from xlm.cli.common import (
-    DeviceOption,
-    DtypeOption,
-    Errors,
-    ErrorsOption,
-    FileOption,
-    JsonOption,
-    LangOption,
-    ModelOption,
-    TruncateOption,
-    input_texts,
-    print_json,
-    stdout,
-)
+from xlm.cli.asking import InputFileOption, JsonlOption, cell, examples, placed, plain_table
+from xlm.cli.common import Errors, ErrorsOption, JsonOption, TruncateOption, print_json, stdout, tell_cut
+from xlm.cli.loading import Load, runs_a_model
 
 
+@runs_a_model()
 def rerank(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What is looked for.")],
     documents: Annotated[
         list[str] | None, typer.Argument(metavar="DOCUMENT", help="Documents; without any: lines of stdin.")
     ] = None,
-    model: ModelOption = None,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="How many to show. Default: all.")] = None,
-    file: FileOption = None,
+    file: InputFileOption = None,
+    jsonl: JsonlOption = False,
     truncate: TruncateOption = False,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    lang: LangOption = None,
     errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
+    *,
+    load: Load,
 ) -> None:
-    """Order documents by how well they fit a query with a fine-tuned cross-encoder. Indices count from 0.
+    """Order documents by how well they fit a query with a fine-tuned cross-encoder. Indices count from 0; JSONL needs the
+    field text.
 
     Example: xlm rerank -m runs/finetune/model "capital of France" "Paris is big." "I like tea."
     """
-    from xlm.errors import InputError
-
-    named = list(input_texts(documents, file, errors))
-    from xlm.inference.engine import load
-
-    engine = load(model, dtype=dtype, device=device, lang=lang)
-    try:
-        found = engine.rerank(query, [text for _, text in named], top_k, truncate=truncate)
-    except InputError as error:
-        message = str(error)
-        for index, (where, _) in enumerate(named):
-            message = message.replace(f"documents[{index}]", where)
-        raise InputError(message) from error
+    named = [(where, one.text) for where, one in examples("fill", documents, file, jsonl, _example, errors)]
+    if not named:
+        return
+    with placed([where for where, _ in named]):
+        found = load().rerank(query, [text for _, text in named], top_k, truncate=truncate)
+    tell_cut([named[index][0] for index in sorted(one["index"] for one in found if one.get("truncated"))])
     if as_json:
         for one in found:
             print_json(one)
@@ -65,3 +47,9 @@ def rerank(
         text = cell(named[one["index"]][1], "bold" if rank == 1 else "")
         table.add_row(Text(str(rank), style="dim"), Text(f"{one['score']:.3f}"), text)
     stdout().print(table)
+
+
+def _example(text: str) -> Any:
+    from xlm.tasks.examples import TextExample
+
+    return TextExample(text)

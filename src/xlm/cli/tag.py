@@ -18,21 +18,21 @@ from xlm.cli.asking import (
     percent,
     plain_table,
 )
-from xlm.cli.common import DeviceOption, DtypeOption, Errors, ErrorsOption, JsonOption, LangOption, ModelOption
+from xlm.cli.common import Errors, ErrorsOption, JsonOption
+from xlm.cli.loading import Load, runs_a_model
 
 
+@runs_a_model()
 def tag(
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts of any length; without any: lines of stdin.")
     ] = None,
-    model: ModelOption = None,
     file: InputFileOption = None,
     jsonl: JsonlOption = False,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    lang: LangOption = None,
     errors: ErrorsOption = Errors.STRICT,
     as_json: JsonOption = False,
+    *,
+    load: Load,
 ) -> None:
     """Find and label spans, such as names, with a fine-tuned model. Places are those of the text as it was given.
 
@@ -43,11 +43,6 @@ def tag(
 
     def ask(engine: Any, found: list[TaggedExample]) -> list[dict[str, Any]]:
         return engine.tag([list(e.words) if e.text is None else e.text for e in found])
-
-    def load() -> Any:
-        from xlm.inference.engine import load
-
-        return load(model, dtype=dtype, device=device, lang=lang)
 
     inputs = examples("tag", texts, file, jsonl, example_of, errors)
     answer_all(inputs, load, ask, span_tables, as_json, batch_size(texts, file))

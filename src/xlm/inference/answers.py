@@ -23,6 +23,8 @@ from xlm.tasks.examples import ChoiceExample, PairExample, QuestionExample, Tagg
 from xlm.tasks.rerank import Rerank
 from xlm.tasks.tag import Tag, example_of, spans_in_text
 
+_PROMPT_TOKENS = 1024
+"""Tokens of prompts, padding included, that are continued at once."""
 Packs = Callable[[Sequence[Sequence[int]]], Iterator[tuple[list[int], list[int], Tensor]]]
 _HEADS = {
     "classify": "a head that classifies texts (…ForSequenceClassification)",
@@ -34,8 +36,26 @@ _HEADS = {
 }
 
 
+def marked(answers: list[dict[str, Any]], cut: set[int]) -> list[dict[str, Any]]:
+    """Answers that say of their inputs whether they were cut."""
+    return [{**answer, "truncated": number in cut} for number, answer in enumerate(answers)]
+
+
+def _together(lengths: Sequence[int], room: int, equal: bool) -> Iterator[list[int]]:
+    """Indices of prompts that are continued at once: of like (``equal``: of one) length, and a bounded number of tokens. A
+    prompt longer than ``room`` has less of it than asked for, and is continued by itself."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    while order:
+        longest = lengths[order[0]]
+        count = 1 if longest > room else max(1, _PROMPT_TOKENS // longest)
+        if equal:
+            count = sum(lengths[index] == longest for index in order[:count])
+        yield order[:count]
+        del order[:count]
+
+
 class Answers:
-    """The task methods of an engine."""
+    """The task methods of an engine. With ``truncate`` every answer has ``truncated``: whether its input was cut."""
 
     model: Any
     tokenizer: Any
@@ -77,7 +97,7 @@ class Answers:
         for example, answer in zip(examples, answers, strict=True):
             shown: Any = example.text if example.pair is None else [example.text, example.pair]
             found.append({"text": shown} | ({"labels": answer[:top_k]} if task.labels else {"value": answer}))
-        return found
+        return marked(found, features.cut) if truncate else found
 
     def tag(self, texts: Sequence[str | Sequence[str]]) -> list[dict[str, Any]]:
         """Labelled spans of texts of any length (names, parts of speech, ...).
@@ -198,7 +218,8 @@ class Answers:
         features = task.features(examples, self.tokenizer, self.max_tokens)
         self._check_lengths(features, "prompts", truncate)
         answers = task.answers(examples, features, self._scores(features))
-        return [{"prompt": example.prompt, **answer} for example, answer in zip(examples, answers, strict=True)]
+        found = [{"prompt": example.prompt, **answer} for example, answer in zip(examples, answers, strict=True)]
+        return marked(found, features.cut) if truncate else found
 
     def rerank(
         self,
@@ -231,7 +252,9 @@ class Answers:
         self._check_lengths(features, "documents", truncate)
         scores = [score for (score,) in task.answers(examples, features, self._scores(features), raw)]
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        return [{"index": index, "score": scores[index]} for index in order[:top_k]]
+        found = [{"index": index, "score": score} for index, score in enumerate(scores)]
+        found = marked(found, features.cut) if truncate else found
+        return [found[index] for index in order[:top_k]]
 
     def generate(self, texts: Sequence[str], *, max_new_tokens: int = 50, **options: Any) -> list[dict[str, Any]]:
         """Continue texts: ``{"text", "generated"}``; ``generated`` is what follows, without the text.
@@ -248,25 +271,40 @@ class Answers:
         if "generate" not in self.tasks or not (spec.is_decoder or spec.causal_only):
             raise InputError(f"{self.name} is a {type(self.model).__name__}: generate needs {_HEADS['generate']}")
         seed = options.pop("seed", None)
-        found = []
         if self._language.number is not None:
             self.model.config.lang_id = self._language.number  # what the model adds to every token that it generates
         begins = before_first(self.tokenizer)
         given = [_text(text, f"texts[{n}]") for n, text in enumerate(_listed(texts, "texts"))]
-        for number, (text, ids) in enumerate(zip(given, bare(self.tokenizer, given), strict=True)):
+        prompts = []
+        for number, ids in enumerate(bare(self.tokenizer, given)):
             prompt = self.tokenizer.build_inputs_with_special_tokens(list(ids))[: begins + len(ids)]
-            room = self.max_tokens - len(prompt)
-            if room < 1:
+            if len(prompt) >= self.max_tokens:
                 raise InputError(
                     f"texts[{number}]: {len(prompt)} tokens, the model's limit is {self.max_tokens}: no room"
                 )
-            row = torch.tensor([prompt], device=self.model.device)
+            prompts.append(prompt)
+        # What is drawn is drawn for each text from the seed, and what is searched for by itself where bits count.
+        room = 0 if self.batch_invariant or seed is not None else self.max_tokens - max_new_tokens
+        found = [""] * len(given)
+        # A causal-only model would look at padding too.
+        for members in _together([len(prompt) for prompt in prompts], room, equal=spec.causal_only):
+            rows = [prompts[index] for index in members]
             if seed is not None:
-                options["generator"] = torch.Generator(row.device).manual_seed(int(seed))
-            made = self.model.generate(row, max_new_tokens=min(max_new_tokens, room), **options)
-            new = self.tokenizer.decode(made[0, len(prompt) :].tolist(), skip_special_tokens=True)
-            found.append({"text": text, "generated": new})
-        return found
+                options["generator"] = torch.Generator(self.model.device).manual_seed(int(seed))
+            for index, new in zip(members, self._continued(rows, max_new_tokens, options), strict=True):
+                found[index] = self.tokenizer.decode(new, skip_special_tokens=True)
+        return [{"text": text, "generated": new} for text, new in zip(given, found, strict=True)]
+
+    def _continued(self, rows: list[list[int]], max_new_tokens: int, options: dict[str, Any]) -> list[list[int]]:
+        """What follows rows of ids, which are padded on the left to one length."""
+        width = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)
+        if any(len(row) < width for row in rows):
+            seen = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+            options = {**options, "attention_mask": torch.tensor(seen, device=self.model.device)}
+        made = self.model.generate(ids, max_new_tokens=min(max_new_tokens, self.max_tokens - width), **options)
+        return made[:: len(made) // len(rows), width:].tolist()  # of several sequences the first
 
     # -- what the methods share -------------------------------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ from xlm.inference.sources import Source, find_sources
 
 @dataclass(frozen=True)
 class Part:
-    """A file of vectors: of ``source``, ``rows`` records from the ``first`` on (from 0), ``bad`` ones left out."""
+    """A file of vectors: of ``source``, ``rows`` records from the ``first`` on (from 0), ``bad`` ones left out,
+    ``truncated`` ones cut to the model's length."""
 
     file: str
     source: str
@@ -37,6 +38,7 @@ class Part:
     bad: int
     bytes: int
     sha256: str
+    truncated: int = 0
 
 
 @dataclass
@@ -49,13 +51,14 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Done:
-    """A shard's outcome: parts written now, parts that were there, rows and bad rows of all of them."""
+    """A shard's outcome: parts written now, parts that were there; rows, bad rows and cut rows of all of them."""
 
     written: int
     kept: int
     rows: int
     bad: int
     output: str
+    truncated: int = 0
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -98,7 +101,7 @@ def embed_files(
         output: a folder; every shard writes into the same one.
         shard: (i, n): this process makes every n-th part, from the i-th on.
         rows_a_part: rows of a part.
-        truncate: cut long texts; else they are bad rows.
+        truncate: cut long texts, which the column ``truncated`` then tells; else they are bad rows.
         half: vectors as float16.
         keep_text: the texts in the parts too.
         on_part: called with every `Part` that is done.
@@ -144,20 +147,28 @@ def embed_files(
             first = chunk_number * rows_a_part
             numbers, texts, bad = _texts_of(chunk, column, engine, may_cut, prompt)
             vectors = engine.embed(texts, **options)
+            cut = set(engine.truncated(texts, prompt=prompt)) if truncate else None
             if bad:
                 lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in bad]
                 write_text(folder / file.replace("part-", "bad-").replace(".parquet", ".jsonl"), "".join(lines))
             size, digest = _write_part(
-                pyarrow, folder / file, origin.name, numbers, texts if keep_text else None, vectors, half
+                pyarrow, folder / file, origin.name, numbers, texts if keep_text else None, vectors, half, cut
             )
-            part = Part(file, origin.name, first, len(texts), len(bad), size, digest)
+            part = Part(file, origin.name, first, len(texts), len(bad), size, digest, len(cut or ()))
             manifest.parts[file] = part
             _save(folder, name, manifest)
             written += 1
             if on_part is not None:
                 on_part(part)
     parts = manifest.parts.values()
-    return Done(written, kept, sum(p.rows for p in parts), sum(p.bad for p in parts), str(folder))
+    return Done(
+        written,
+        kept,
+        sum(p.rows for p in parts),
+        sum(p.bad for p in parts),
+        str(folder),
+        sum(p.truncated for p in parts),
+    )
 
 
 class Embedder:
@@ -233,9 +244,16 @@ def _is_whole(path: Path, part: Part) -> bool:
 
 
 def _write_part(
-    pyarrow: Any, path: Path, source: str, numbers: list[int], texts: list[str] | None, vectors: Any, half: bool
+    pyarrow: Any,
+    path: Path,
+    source: str,
+    numbers: list[int],
+    texts: list[str] | None,
+    vectors: Any,
+    half: bool,
+    cut: set[int] | None,
 ) -> tuple[int, str]:
-    """Write a part; its size and hash."""
+    """Write a part; its size and hash. ``cut``: indices of cut texts, None where none may be."""
     kind = pyarrow.float16() if half else pyarrow.float32()
     flat = pyarrow.array(np.ascontiguousarray(vectors, np.float16 if half else np.float32).reshape(-1), kind)
     columns = {
@@ -245,6 +263,8 @@ def _write_part(
     }
     if texts is not None:
         columns["text"] = pyarrow.array(texts, pyarrow.string())
+    if cut is not None:
+        columns["truncated"] = pyarrow.array([index in cut for index in range(len(numbers))], pyarrow.bool_())
     sink = pyarrow.BufferOutputStream()
     importlib.import_module("pyarrow.parquet").write_table(pyarrow.table(columns), sink)
     data = sink.getvalue().to_pybytes()

@@ -45,6 +45,7 @@ class Embedding:
         default_prompt: the name of the one that is used when none is asked for.
         max_tokens: the longest input, special tokens included; None: the model's own limit.
         sparse, multi: bge-m3's heads, where the folder has them.
+        said: whether the folder says anything of vectors; else the above are what is usual.
     """
 
     pooling: str = "mean"
@@ -54,6 +55,7 @@ class Embedding:
     max_tokens: int | None = None
     sparse: Linear | None = None
     multi: Linear | None = None
+    said: bool = False
 
     def prompt(self, name: str | None) -> str:
         """The text of a prompt; ``None`` is the default one.
@@ -69,18 +71,24 @@ class Embedding:
         return self.prompts[name]
 
 
-def read_embedding(folder: Path) -> Embedding:
+def read_embedding(folder: Path, allow_pickle: bool = True) -> Embedding:
     """Read what ``folder`` says.
 
+    Args:
+        allow_pickle: whether bge-m3's heads, which are PyTorch's pickles, may be read.
+
     Raises:
-        CheckpointError: a module that is not known here, or a damaged file.
+        CheckpointError: a module that is not known here, a damaged file, or a pickle that is not allowed.
     """
+    for name in HEADS:
+        if not allow_pickle and (folder / name).is_file():
+            raise CheckpointError(f"{folder / name}: a pickle, and allow_pickle=False: remove it to do without this head")
     sparse, multi = (_linear(folder / name) for name in HEADS)
     modules = folder / "modules.json"
     if not modules.is_file():
         # bge-m3's own head reads the first token; its folder has modules.json too, but a bare copy may not.
         bare = "cls" if sparse or multi else "mean"
-        return Embedding(pooling=bare, sparse=sparse, multi=multi)
+        return Embedding(pooling=bare, sparse=sparse, multi=multi, said=bool(sparse or multi))
     pooling, normalize = "mean", False
     for module in _modules(modules):
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
@@ -95,9 +103,8 @@ def read_embedding(folder: Path) -> Embedding:
             pooling = _pooling(folder / module["path"] / "config.json")
         normalize |= kind == "Normalize"
     prompts, default = _prompts(folder / "config_sentence_transformers.json")
-    return Embedding(
-        pooling, normalize, prompts, default, _longest(folder / "sentence_bert_config.json"), sparse, multi
-    )
+    longest = _longest(folder / "sentence_bert_config.json")
+    return Embedding(pooling, normalize, prompts, default, longest, sparse, multi, said=True)
 
 
 def _modules(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ packed, without padding, a bounded number of tokens at a time; so an answer does
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,7 @@ from xlm.backends.torch.buckets import Bucketed
 from xlm.batches.batch import Batch
 from xlm.batches.packing import pack, split_budget
 from xlm.errors import CheckpointError, InputError
-from xlm.inference.answers import Answers
+from xlm.inference.answers import Answers, marked
 from xlm.inference.embedding import sparse_weights
 from xlm.inference.inputs import Input, Rows
 from xlm.inference.language import Language, languages_of, speak
@@ -195,6 +197,8 @@ class Engine(Answers, LongTexts, Translates):
             CheckpointError: they are not finite.
         """
         need_finite(vectors, "the vectors of texts")
+        if not self.embedding.said and "embed" not in self.tasks:
+            _warn_of_vectors(self.name, type(self.model).__name__)
         return normalized(vectors) if (self.embedding.normalize if normalize is None else normalize) else vectors
 
     def embed_all(
@@ -239,6 +243,8 @@ class Engine(Answers, LongTexts, Translates):
         Raises:
             InputError: a text without a mask or longer than the model, ``top_k`` below 1, or a model without a
                 language-model head.
+
+        With ``truncate`` every answer has ``truncated``: whether its text was cut.
         """
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise InputError(f"top_k is {top_k!r}: it must be an integer of at least 1")
@@ -254,7 +260,7 @@ class Engine(Answers, LongTexts, Translates):
                 rows = [next(logits) for _ in masked[index].positions]
                 answers = fill.answers(masked[index], np.stack(rows), self._vocabulary(), top_k)
                 found[index] = {"text": masked[index].text, "masks": answers}
-        return found
+        return marked(found, self._were_cut(texts, [len(text.ids) for text in masked])) if truncate else found
 
     def ids(self, inputs: Sequence[Input], *, truncate: bool = False) -> list[list[int]]:
         """The ids of every input, special tokens included."""
@@ -275,6 +281,11 @@ class Engine(Answers, LongTexts, Translates):
         """The indices of inputs that are longer than the model, their prompt before them, and so would be cut."""
         rows = self._rows(self._prompted(inputs, prompt), truncate=False, check=False)
         return [index for index, row in enumerate(rows) if len(row) > self.max_tokens]
+
+    def _were_cut(self, texts: Sequence[str], lengths: Sequence[int]) -> set[int]:
+        """Of texts that were cut to ``lengths`` those that were longer: only the ones that fill the model can have been."""
+        full = [index for index, length in enumerate(lengths) if length >= self.max_tokens]
+        return {full[index] for index in self.truncated([texts[index] for index in full])}
 
     def count_tokens(self, inputs: Sequence[Input]) -> list[int]:
         """How many tokens each input has, special ones included."""
@@ -331,6 +342,16 @@ class Engine(Answers, LongTexts, Translates):
         return self._tokens
 
 
+@cache
+def _warn_of_vectors(name: str, kind: str) -> None:
+    """Once a model: its encoder was last trained for something else than vectors."""
+    logging.getLogger("xlm").warning(
+        "%s is a %s and its folder has no settings of vectors (modules.json): what comes out was not trained to compare texts",
+        name,
+        kind,
+    )
+
+
 def load(
     path_or_name: str | Path | None = None,
     dtype: str | None = None,
@@ -340,6 +361,8 @@ def load(
     compile: bool = False,
     lang: str | None = None,
     strict_finite: bool = False,
+    offload: Literal["disk"] | None = None,
+    allow_pickle: bool = True,
 ) -> Engine:
     """Load a model with its tokenizer.
 
@@ -357,14 +380,21 @@ def load(
             embeddings of models that have them. XLM-R reads all languages alike.
         strict_finite: refuse weights with NaN or infinities, of which else a warning tells, and read all of them for it, also
             the word table that otherwise stays on the disk.
+        offload: ``disk`` leaves the weights in their files and reads each layer when it computes, for models larger than
+            the memory; on a CPU, and not in int8.
+        allow_pickle: whether files that are PyTorch's pickles may be read, by a reader that knows tensors alone; False
+            refuses them.
 
     Raises:
         InputError: a ``lang`` that the model does not know, or to which it is all the same.
-        CheckpointError: not a checkpoint, damaged, or a model that does not fit its config.
+        CheckpointError: not a checkpoint, damaged, a pickle that is not allowed, or a model that does not fit its config.
         ConfigError: an unknown ``dtype`` or one that is not for the device, a device that is not there, ``compile``
-            without a GPU or in float32, ``batch_invariant`` with ``compile`` or for translation.
+            without a GPU or in float32, ``batch_invariant`` with ``compile`` or for translation, ``offload`` on a GPU or
+            in int8.
     """
-    engine = Engine(load_parts(path_or_name, dtype, device, batch_invariant, compile, strict_finite))
+    engine = Engine(
+        load_parts(path_or_name, dtype, device, batch_invariant, compile, strict_finite, offload, allow_pickle)
+    )
     engine.lang = lang
     return engine
 

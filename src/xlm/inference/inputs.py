@@ -50,7 +50,8 @@ class Rows:
                 pairs.append(index)
             else:
                 rows[index] = self._ids(item, truncate, f"{name}[{index}]", check)
-        options: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens} if truncate else {}
+        options: dict[str, Any] = {"verbose": False}  # what is too long is told here, by its place
+        options |= {"truncation": True, "max_length": self.max_tokens} if truncate else {}
         # The two kinds go through the tokenizer as two batches: a pair's options differ from a single text's.
         for group, sides in ((texts, 1), (pairs, 2)):
             if not group:

@@ -68,12 +68,14 @@ def load_parts(
     batch_invariant: bool = False,
     compiled: bool = False,
     strict_finite: bool = False,
+    offload: str | None = None,
+    allow_pickle: bool = True,
 ) -> Loaded:
     """Load model and tokenizer; arguments and errors as in :func:`xlm.load`."""
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}: it must be one of {', '.join(DTYPES)}")
     place = find_device(device)
-    folder = bundled_folder() if path_or_name is None else resolve(path_or_name)
+    folder = resolve(BUNDLED if path_or_name is None else path_or_name)
     config = AutoConfig.from_pretrained(folder)
     if dtype is None:
         dtype = "int8" if is_quantized(config) and place.type == "cpu" else "float32"
@@ -81,6 +83,8 @@ def load_parts(
         raise ConfigError(f"dtype is 'int8' and device is {str(place)!r}: int8 is for the CPU")
     if dtype == "float16" and place.type == "cpu":
         raise ConfigError("dtype is 'float16' and device is 'cpu': float16 is for GPUs; choose bfloat16")
+    if offload is not None and place.type != "cpu":
+        raise ConfigError(f"offload is {offload!r} and device is {str(place)!r}: it is for the CPU")
     if compiled and (place.type != "cuda" or batch_invariant):
         raise ConfigError(f"compile=True with device {str(place)!r}: it needs a GPU, and excludes batch_invariant")
     if compiled and dtype == "float32":
@@ -91,6 +95,9 @@ def load_parts(
         raise ConfigError("batch_invariant=True: not for translation, whose beams of all texts run together")
     torch_dtype, quantization = DTYPES[dtype]
     options: dict[str, Any] = {"dtype": torch_dtype, "quantization": quantization, "strict_finite": strict_finite}
+    options["allow_pickle"] = allow_pickle
+    if offload is not None:
+        options["offload"] = offload
     if place.type == "cpu":
         options["for_inference"] = True
     model = documented_model(folder, config, **options).eval().requires_grad_(False).to(place)
@@ -101,7 +108,7 @@ def load_parts(
     give_back()  # before and after the tokenizer is read, which takes as much for a while
     tokenizer = AutoTokenizer.from_pretrained(folder)
     give_back()
-    name = BUNDLED if path_or_name is None else str(path_or_name)
+    name = BUNDLED if folder == bundled_folder() else str(path_or_name)
     spec = model.encoder_host.spec
     if len(tokenizer) > spec.vocab_size:
         raise CheckpointError(
@@ -109,7 +116,7 @@ def load_parts(
             "they do not belong together"
         )
     folder = Path(folder)
-    embedding = read_embedding(folder)
+    embedding = read_embedding(folder, allow_pickle)
     return Loaded(model, tokenizer, spec, name, dtype, place, embedding, folder, compiled, batch_invariant)
 
 

@@ -61,15 +61,20 @@ def find_sources(place: str | Path) -> list[Source]:
     """
     if "://" in str(place):
         return _remote(str(place))
+    need_source(place)
     path = Path(place)
-    if not path.exists():
-        raise DataError(f"{place}: no such file or folder")
     if path.is_file():
         return [_here(path)]
     found = [p for p in path.rglob("*") if p.is_file() and _wanted(p.name)]
     if not found:
         raise DataError(f"{place}: no file there ends in {', '.join(ENDINGS)} (or .gz after it)")
     return [_here(path) for path in sorted(found)]
+
+
+def need_source(place: str | Path) -> None:
+    """Raise DataError where there is neither a file nor a folder; what is behind a URL is not asked for."""
+    if "://" not in str(place) and not Path(place).exists():
+        raise DataError(f"{place}: no such file or folder")
 
 
 def _here(path: Path) -> Source:

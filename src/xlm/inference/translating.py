@@ -14,6 +14,7 @@ import torch
 
 from xlm.backends.torch import seq2seq
 from xlm.errors import InputError
+from xlm.inference.answers import marked
 from xlm.tasks.translate import Ids, Sentences
 
 
@@ -59,7 +60,7 @@ class Translates:
             length_penalty: above 0 favours long translations: scores are divided by length ** penalty.
             early_stopping: ``True``, ``False`` or ``"never"``; see ``EncoderDecoderModel.generate``.
             max_new_tokens: of a translation; ``None``: 1.5 times its text's tokens and 10.
-            truncate: cut texts that are longer than the model instead of refusing them.
+            truncate: cut texts that are longer than the model instead of refusing them; ``truncated`` in an answer says so.
             seed: of drawn tokens, with ``do_sample=True``.
             progress: called with the number of texts done before and after some are translated; what it raises ends the call.
             options: the others of ``EncoderDecoderModel.generate``.
@@ -77,9 +78,9 @@ class Translates:
                 raise InputError(f"texts[{number}] is of type {type(text).__name__}: a text is needed")
             if not text.strip():
                 raise InputError(f"texts[{number}]: the text is empty")
-        source, target = self._direction(source, target)
+        source, target = self.direction(source, target)
         sentences = Sentences(self.tokenizer, self.model.config, self.max_tokens)
-        rows = self._sources(sentences, texts, source, truncate)
+        rows, cut = self._sources(sentences, texts, source, truncate)
         if seed is not None:
             options["generator"] = torch.Generator(self.device).manual_seed(int(seed))
         options |= {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
@@ -99,12 +100,13 @@ class Translates:
             done += len(members)
             if progress is not None:
                 progress(done)
-        return [
+        answers: list[dict[str, Any]] = [
             {"text": text, "translation": made, "source": source, "target": target}
             for text, made in zip(texts, found, strict=True)
         ]
+        return marked(answers, cut) if truncate else answers
 
-    def _direction(self, source: str | None, target: str | None) -> tuple[str | None, str | None]:
+    def direction(self, source: str | None, target: str | None) -> tuple[str | None, str | None]:
         """Source and target, as asked or as the model's one direction that fits says.
 
         Raises:
@@ -128,10 +130,12 @@ class Translates:
         config.target_side(target)
         return source, target
 
-    def _sources(self, sentences: Sentences, texts: Sequence[str], source: str | None, truncate: bool) -> list[Ids]:
-        """Checked rows of the texts."""
+    def _sources(
+        self, sentences: Sentences, texts: Sequence[str], source: str | None, truncate: bool
+    ) -> tuple[list[Ids], set[int]]:
+        """Checked rows of the texts, and which of them were cut."""
         first = self.model.config.source_side(source).start
-        rows = []
+        rows, cut = [], set()
         for number, ids in enumerate(sentences.encode(list(texts), source)):
             if not len(ids):
                 raise InputError(f"texts[{number}]: the text has no token that the model knows")
@@ -142,5 +146,6 @@ class Translates:
                         f"{self.max_tokens:,}: translate it sentence by sentence, or cut it with truncate=True (--truncate)"
                     )
                 ids = ids[: self.max_tokens - 2]
+                cut.add(number)
             rows.append(sentences.row(ids, first))
-        return rows
+        return rows, cut
