@@ -123,12 +123,12 @@ def test_heads_come_from_the_hub(folder: Path, tmp_path_factory, monkeypatch: py
         ("modules.json", '{"a": 1}', "a list of modules"),
         ("modules.json", '["Transformer"]', "a list of modules"),
         ("modules.json", '[{"type": "sentence_transformers.models.Pooling"}]', "path"),
-        ("1_Pooling/config.json", "[]", "a mapping"),
+        ("1_Pooling/config.json", "[]", "not an object"),
         ("config_sentence_transformers.json", '{"prompts": ["a"]}', "prompts"),
         ("config_sentence_transformers.json", '{"default_prompt_name": ["a"]}', "default_prompt_name"),
         ("sentence_bert_config.json", '{"max_seq_length": "512"}', "max_seq_length is '512'"),
         ("sentence_bert_config.json", '{"max_seq_length": 0}', "max_seq_length is 0"),
-        ("sentence_bert_config.json", "3", "a mapping"),
+        ("sentence_bert_config.json", "3", "not an object"),
     ],
 )
 def test_malformed_settings_are_named(file: str, content: str, what: str, folder: Path) -> None:
@@ -149,3 +149,18 @@ def test_unknown_modules_are_named(folder: Path) -> None:
 def test_sparse_weights_keep_the_largest() -> None:
     weights = np.array([0.9, 0.2, 0.5, -1.0, 0.4], np.float32)
     assert sparse_weights(weights, [0, 7, 7, 8, 2], {0, 2}) == {7: 0.5}
+
+
+@pytest.mark.parametrize("path", ["../else", "/tmp", "1_Pooling/../../else", "C:\\else", ""])
+def test_modules_lie_in_their_folder(folder: Path, path: str) -> None:
+    (folder.parent / "else").mkdir(exist_ok=True)
+    (folder.parent / "else" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (folder / "modules.json").write_text(json.dumps([{"path": path, "type": "x.Pooling"}]))
+    with pytest.raises(CheckpointError, match=r"modules\.json: names the module .* not inside its folder"):
+        read_embedding(folder)
+
+
+def test_modules_that_are_nested_without_end(folder: Path) -> None:
+    (folder / "modules.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match=r"modules\.json: nested too deeply"):
+        read_embedding(folder)

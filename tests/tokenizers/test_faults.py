@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from xlm.cli.tokenizer import app
-from xlm.errors import DataError, InputError
+from xlm.errors import CheckpointError, DataError, InputError
 from xlm.tokenizers import XLMRobertaTokenizer, XLMRobertaTokenizerFast, XLMTokenizer
 from xlm.tokenizers.memo import LONGEST, Memo
 from xlm.tokenizers.stats import Fairness, read_lines
@@ -222,3 +222,57 @@ def test_one_vocabulary_is_loaded_once(slow: XLMRobertaTokenizer, fast: XLMRober
     """Tokenizers of one unchanged file hold one engine."""
     assert slow.engine is fast.engine
     assert XLMRobertaTokenizer(str(slow.vocab_file)).engine is slow.engine
+
+
+HOSTILE: list[tuple[str, Any, str]] = [
+    ("tokenizer_config.json", [], "holds a list"),
+    ("tokenizer_config.json", {"added_tokens_decoder": []}, "added_tokens_decoder"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"x": "a"}}, "added_tokens_decoder"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"7": 5}}, r"added_tokens_decoder\[7\]"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"7": {"content": 5}}}, r"added_tokens_decoder\[7\]"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"7": {"lstrip": True}}}, r"added_tokens_decoder\[7\]"),
+    ("tokenizer_config.json", {"model_max_length": "abc"}, "model_max_length is 'abc'"),
+    ("tokenizer_config.json", {"mask_token": 5}, "mask_token"),
+    ("tokenizer_config.json", {"mask_token": {"content": 5, "lstrip": True}}, "mask_token"),
+    ("tokenizer_config.json", {"additional_special_tokens": "x"}, "additional_special_tokens"),
+    ("special_tokens_map.json", [], "holds a list"),
+    ("special_tokens_map.json", {"mask_token": 5}, "mask_token"),
+    ("special_tokens_map.json", {"additional_special_tokens": 5}, "additional_special_tokens"),
+    ("added_tokens.json", [], "holds a list"),
+    ("added_tokens.json", {"a": "b"}, "it must be an id"),
+    ("special_tokens_map.json", '{"mask_token": "<a>", "mask_token": "<b>"}', "stands twice"),
+    ("tokenizer_config.json", '{"model_max_length": 5, "model_max_length": 6}', "stands twice"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "message"), HOSTILE)
+@pytest.mark.parametrize("name", ["slow", "xlm"])
+def test_settings_that_no_tokenizer_wrote(
+    name: str, file: str, content: Any, message: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    tokenizer = request.getfixturevalue(name)
+    tokenizer.save_pretrained(tmp_path)
+    if file != "tokenizer_config.json":  # read in folders that are older than it
+        (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(CheckpointError, match=rf"{file}.*{message}"):
+        type(tokenizer).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("tokens", [5, [5], [{"id": "x"}], [{"id": 7}], [{"id": 7, "content": 5}]])
+def test_tokens_that_the_fast_file_cannot_have(tokens: Any, fast: Any, tmp_path: Path) -> None:
+    fast.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "added_tokens": tokens}), "utf-8")
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: added_tokens"):
+        XLMRobertaTokenizerFast.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"model_proto": "x"}, {"unknown": 1}, {"alpha": "x"}, [1]])
+def test_options_of_sentencepiece_that_are_none(options: Any, slow: Any, tmp_path: Path) -> None:
+    slow.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "sp_model_kwargs": options}))
+    with pytest.raises(InputError, match="sp_model_kwargs"):
+        XLMRobertaTokenizer.from_pretrained(tmp_path)

@@ -19,11 +19,12 @@ from xlm.checkpoints.files import open_checkpoint
 from xlm.checkpoints.published import PREFIX, sides_of, to_ours
 from xlm.checkpoints.report import Report, fit, modern_name
 from xlm.checkpoints.writer import save_safetensors
-from xlm.errors import CheckpointError, InputError
+from xlm.errors import CheckpointError, ConfigError, InputError
 from xlm.families.auto import config_class_of
-from xlm.families.config import PretrainedConfig, read_json
+from xlm.families.config import PretrainedConfig
 from xlm.families.registry import FAMILIES, Family
 from xlm.hub import WEIGHTS
+from xlm.jsonfile import read_object
 
 LAYOUTS = ("transformers", "fairseq", "xlm")
 # The files of a tokenizer.
@@ -83,7 +84,7 @@ def open_model(path: str | os.PathLike[str]) -> Opened:
 def _config(checkpoint: Checkpoint, folder: Path, notes: list[str]) -> PretrainedConfig:
     file = folder / "config.json"
     if file.is_file():
-        data = read_json(file)
+        data = read_object(file, ConfigError)
     elif "config" in checkpoint.extras:
         data = dict(checkpoint.extras["config"])
     else:
@@ -197,7 +198,7 @@ def _vocabulary_note(folder: Path, rows: int) -> list[str]:
             raise CheckpointError(f"{pieces}: not a SentencePiece model: {error}") from error
         name = pieces.name
     elif words.is_file():
-        size, name = len(read_json(words)), words.name
+        size, name = len(read_object(words)), words.name
     else:
         return []
     # Spare rows above the vocabulary are common and harmless.
@@ -277,7 +278,10 @@ def _written(opened: Opened, to: str) -> list[str]:
         return ["model.pth", "codes"]
     if to == "fairseq":
         return ["model.pt", "dict.txt", "sentencepiece.bpe.model"]
-    names = ["config.json", *(pattern for kind in WEIGHTS for pattern in kind)]  # nobody reads others beside safetensors
+    names = [
+        "config.json",
+        *(pattern for kind in WEIGHTS for pattern in kind),
+    ]  # nobody reads others beside safetensors
     names += ["vocab.json", "tokenizer_config.json", "merges.txt"] if opened.checkpoint.extras.get("vocabulary") else []
     return [*names, *names_beside(opened.folder)]
 

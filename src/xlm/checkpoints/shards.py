@@ -19,8 +19,8 @@ def some(names: Iterable[str]) -> str:
     return f"{len(ordered)}: " + ", ".join(ordered[:_SHOWN]) + more
 
 
-def safe_member(folder: Path, name: str, index: Path) -> Path:
-    """The path of a shard named by an index, which must lie inside its folder under the rules of every system.
+def safe_member(folder: Path, name: str, index: Path, what: str = "shard") -> Path:
+    """The path of a shard, or ``what`` else, named by an index, which must lie inside its folder under the rules of every system.
 
     Links are followed only inside the folder, or from a Hub cache's snapshot into the blobs of the same repository.
 
@@ -28,7 +28,7 @@ def safe_member(folder: Path, name: str, index: Path) -> Path:
         CheckpointError: the name is absolute, climbs out, names a drive or a share, or is a link that leads out.
     """
     if not name or "\0" in name:
-        raise CheckpointError(f"{index}: names the shard {name!r}, which is not a file name")
+        raise CheckpointError(f"{index}: names the {what} {name!r}, which is not a file name")
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if (
         posix.is_absolute()
@@ -39,7 +39,7 @@ def safe_member(folder: Path, name: str, index: Path) -> Path:
         or ".." in posix.parts
         or ".." in windows.parts
     ):
-        raise CheckpointError(f"{index}: names the shard {name!r}, which is not inside its folder: refused")
+        raise CheckpointError(f"{index}: names the {what} {name!r}, which is not inside its folder: refused")
     real = Path(os.path.realpath(folder / posix))
     allowed = [Path(os.path.realpath(folder))]
     parents = [folder.absolute(), *folder.absolute().parents]
@@ -47,7 +47,7 @@ def safe_member(folder: Path, name: str, index: Path) -> Path:
         if parent.parent.name == "snapshots":
             allowed.append(Path(os.path.realpath(parent.parent.parent / "blobs")))
     if not any(real.is_relative_to(root) for root in allowed):
-        raise CheckpointError(f"{index}: the shard {name!r} is a link to {real}, outside its folder: refused")
+        raise CheckpointError(f"{index}: the {what} {name!r} is a link to {real}, outside its folder: refused")
     return folder / posix
 
 

@@ -13,6 +13,8 @@ from xlm.families.registry import FAMILIES
 
 def config_class_of(model_type: str | None) -> Any:
     """The config class of a ``model_type``, or ``None``: of a family, or of an encoder-decoder of two of them."""
+    if not isinstance(model_type, str):  # whatever stands in a file
+        return None
     if model_type == EncoderDecoderConfig.model_type:
         return EncoderDecoderConfig
     return FAMILIES[model_type].config_class if model_type in FAMILIES else None

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from xlm.atomic import write_text
 from xlm.errors import ConfigError
+from xlm.jsonfile import read_object
 from xlm.publish import Published, push_saved, stamps, take_upload
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -93,6 +95,24 @@ BOOLEAN: Rule = ("true or false", lambda v: isinstance(v, bool))
 ACTIVATION: Rule = ("a name or a callable", lambda v: isinstance(v, str) or callable(v))
 
 
+_MAPPING: Rule = ("a mapping or None", lambda v: isinstance(v, Mapping))
+_SHAPES: dict[str, Rule] = {
+    "architectures": (
+        "a list of names or None",
+        lambda v: isinstance(v, list | tuple) and all(isinstance(name, str) for name in v),
+    ),
+    "pruned_heads": _MAPPING,
+    "quantization_config": _MAPPING,
+    "task_specific_params": _MAPPING,
+    "id2lang": _MAPPING,
+    "lang2id": (
+        "a mapping of languages to ids or None",
+        lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and _is_int(i) for k, i in v.items()),
+    ),
+}
+"""What is looked into wherever a file has it, whatever the family."""
+
+
 def one_of(*names: str) -> Rule:
     """The rule that a value is one of ``names``."""
     return ("one of " + ", ".join(names), lambda v: v in names)
@@ -153,8 +173,13 @@ class PretrainedConfig(Published):
         if isinstance(self.torch_dtype, str):
             self.torch_dtype = self.torch_dtype.removeprefix("torch.")
         if isinstance(self.pruned_heads, Mapping):
-            self.pruned_heads = {int(k): sorted(int(h) for h in v) for k, v in self.pruned_heads.items()}
+            try:
+                self.pruned_heads = {int(k): sorted(int(h) for h in v) for k, v in self.pruned_heads.items()}
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"pruned_heads={self.pruned_heads!r}: must map layers to lists of heads") from error
         for key, value in given.items():
+            if hasattr(type(self), key) or key.startswith("__"):  # a file's key would take the place of a method
+                raise ConfigError(f"{type(self).__name__}: {key}={value!r}: no field of a config can have this name")
             setattr(self, key, value)
         self.validate()
 
@@ -164,7 +189,7 @@ class PretrainedConfig(Published):
         if id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
             if label2id is not None:
-                self.label2id = {str(k): int(v) for k, v in label2id.items()}
+                self.label2id = _ids_of(label2id)
             return
         try:
             self.id2label = {int(k): str(v) for k, v in dict(id2label).items()}
@@ -175,11 +200,7 @@ class PretrainedConfig(Published):
                 f"num_labels={num_labels} and id2label with {len(self.id2label)} names disagree; id2label wins",
                 stacklevel=4,
             )
-        self.label2id = (
-            {v: k for k, v in self.id2label.items()}
-            if label2id is None
-            else {str(k): int(v) for k, v in label2id.items()}
-        )
+        self.label2id = {v: k for k, v in self.id2label.items()} if label2id is None else _ids_of(label2id)
 
     @property
     def num_labels(self) -> int:
@@ -227,6 +248,10 @@ class PretrainedConfig(Published):
         for key, (rule, holds) in self.rules.items():
             value = getattr(self, key)
             if not holds(value):
+                raise ConfigError(f"{type(self).__name__}: {key}={value!r}: must be {rule}")
+        for key, (rule, holds) in _SHAPES.items():
+            value = self.__dict__.get(key)
+            if value is not None and not holds(value):
                 raise ConfigError(f"{type(self).__name__}: {key}={value!r}: must be {rule}")
         if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
             raise ConfigError(f"problem_type={self.problem_type!r}: must be one of {', '.join(PROBLEM_TYPES)} or None")
@@ -277,15 +302,8 @@ class PretrainedConfig(Published):
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """Write the configuration to a file, beside it first and then renamed."""
-        path = Path(json_file_path)
-        text = self.to_json_string(use_diff)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write the configuration to a file, which is replaced at once."""
+        write_text(json_file_path, self.to_json_string(use_diff))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write ``config.json`` into a folder, which is made if need be.
@@ -343,7 +361,7 @@ class PretrainedConfig(Published):
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
         """Make a config from a JSON file."""
-        return cls.from_dict(read_json(Path(json_file)))
+        return cls.from_dict(read_object(Path(json_file), ConfigError))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
@@ -373,7 +391,7 @@ class PretrainedConfig(Published):
         path = Path(pretrained_model_name_or_path)
         if not path.is_file():
             path = resolve(pretrained_model_name_or_path, allow_patterns=["config.json"], **hub) / "config.json"
-        data = read_json(path)
+        data = read_object(path, ConfigError)
         data["_name_or_path"] = str(pretrained_model_name_or_path)
         return data, kwargs
 
@@ -418,6 +436,13 @@ class PretrainedConfig(Published):
         return f"{type(self).__name__} {json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)}\n"
 
 
+def _ids_of(label2id: Any) -> dict[str, int]:
+    try:
+        return {str(name): int(index) for name, index in dict(label2id).items()}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"label2id={label2id!r}: must map names to integers") from error
+
+
 def _as_type_of(old: Any, key: str, text: str) -> Any:
     if isinstance(old, bool):
         if text.lower() in ("true", "1", "y", "yes", "on"):
@@ -435,32 +460,3 @@ def _as_type_of(old: Any, key: str, text: str) -> Any:
         return type(old)(text)
     except ValueError as error:
         raise ConfigError(f"{key}={text!r}: must be {'an integer' if isinstance(old, int) else 'a number'}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; duplicate keys, other types and broken text are refused.
-
-    Raises:
-        ConfigError: names the file and the fault.
-    """
-    if not path.is_file():
-        from xlm.errors import CheckpointError
-
-        raise CheckpointError(f"{path}: no such file; a checkpoint folder needs a {path.name}")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(pairs)
-        if len(out) != len(pairs):
-            keys = [k for k, _ in pairs]
-            raise ConfigError(f"{path}: the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
-        return out
-
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: holds a {type(data).__name__}, not an object")
-    return data

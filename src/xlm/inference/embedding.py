@@ -7,7 +7,6 @@ al. 2024, arXiv:2402.03216, section 3.1). A folder that says nothing is read as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xlm.checkpoints.shards import safe_member
 from xlm.errors import CheckpointError, InputError
 from xlm.hub import HEADS
+from xlm.jsonfile import read_json, read_object
 
 Floats = NDArray[np.float32]
 _KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
@@ -82,7 +83,9 @@ def read_embedding(folder: Path, allow_pickle: bool = True) -> Embedding:
     """
     for name in HEADS:
         if not allow_pickle and (folder / name).is_file():
-            raise CheckpointError(f"{folder / name}: a pickle, and allow_pickle=False: remove it to do without this head")
+            raise CheckpointError(
+                f"{folder / name}: a pickle, and allow_pickle=False: remove it to do without this head"
+            )
     sparse, multi = (_linear(folder / name) for name in HEADS)
     modules = folder / "modules.json"
     if not modules.is_file():
@@ -100,7 +103,7 @@ def read_embedding(folder: Path, allow_pickle: bool = True) -> Embedding:
         if kind == "Pooling":
             if not isinstance(module.get("path"), str):
                 raise CheckpointError(f"{modules}: module {kind!r} has path {module.get('path')!r}: it must be a text")
-            pooling = _pooling(folder / module["path"] / "config.json")
+            pooling = _pooling(safe_member(folder, f"{module['path']}/config.json", modules, "module"))
         normalize |= kind == "Normalize"
     prompts, default = _prompts(folder / "config_sentence_transformers.json")
     longest = _longest(folder / "sentence_bert_config.json")
@@ -108,7 +111,7 @@ def read_embedding(folder: Path, allow_pickle: bool = True) -> Embedding:
 
 
 def _modules(path: Path) -> list[dict[str, Any]]:
-    found = _json(path)
+    found = read_json(path)
     if not isinstance(found, list) or not all(isinstance(module, dict) for module in found):
         raise CheckpointError(f"{path}: a list of modules is needed, each a mapping")
     return found
@@ -116,7 +119,7 @@ def _modules(path: Path) -> list[dict[str, Any]]:
 
 def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     """Prompts by name, and the name of the default one."""
-    settings = _mapping(path) if path.is_file() else {}
+    settings = read_object(path) if path.is_file() else {}
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict):
         raise CheckpointError(f"{path}: prompts is {prompts!r}: names with texts are needed")
@@ -128,14 +131,14 @@ def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
 
 def _longest(path: Path) -> int | None:
     """The longest input in tokens, if it is said."""
-    longest = _mapping(path).get("max_seq_length") if path.is_file() else None
+    longest = read_object(path).get("max_seq_length") if path.is_file() else None
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or longest < 1):
         raise CheckpointError(f"{path}: max_seq_length is {longest!r}: it must be an integer of at least 1")
     return longest
 
 
 def _pooling(path: Path) -> str:
-    config = _mapping(path)
+    config = read_object(path)
     if isinstance(config.get("pooling_mode"), str):
         chosen = [config["pooling_mode"]]
     else:
@@ -161,20 +164,6 @@ def _linear(path: Path) -> Linear | None:
             f"{path}: {', '.join(sorted(missing))} is missing: it has {', '.join(tensors) or 'nothing'}"
         )
     return Linear(tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32))
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    found = _json(path)
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: a mapping is needed, not a {type(found).__name__}")
-    return found
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
 def sparse_weights(weights: Floats, ids: list[int], ignored: set[int]) -> dict[int, float]:

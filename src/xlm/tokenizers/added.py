@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xlm.errors import CheckpointError
+
 
 class AddedToken:
     """A token cut out of the text before the vocabulary sees it.
@@ -79,6 +81,49 @@ class AddedToken:
         if all(hasattr(value, name) for name in cls.FIELDS):
             return cls(**{name: getattr(value, name) for name in cls.FIELDS})
         raise TypeError(f"token {value!r} is {type(value).__name__}: a str or an AddedToken is needed")
+
+
+def stored_token(value: Any, where: str, **flags: Any) -> AddedToken:
+    """A token as a file holds it: a text, or a mapping of a content and flags.
+
+    Raises:
+        CheckpointError: it is neither; ``where`` names the file and the place.
+    """
+    if isinstance(value, Mapping) and not (
+        isinstance(value.get("content"), str)
+        and all(value.get(name) in (True, False, None) for name in AddedToken.FIELDS[1:])
+    ):
+        raise CheckpointError(f"{where} is {str(value)[:200]}: a token has a content, which is text, and flags")
+    if not isinstance(value, str | Mapping | AddedToken):
+        raise CheckpointError(f"{where} is {str(value)[:200]}: a token is text, or a mapping with its content")
+    return AddedToken.of(value, **flags)
+
+
+def numbered_tokens(value: Any, where: str) -> dict[int, AddedToken]:
+    """Tokens by id, as ``added_tokens_decoder`` holds them.
+
+    Raises:
+        CheckpointError: no mapping of ids to tokens.
+    """
+    if not isinstance(value, Mapping) or not all(str(index).isdecimal() and len(str(index)) < 10 for index in value):
+        raise CheckpointError(f"{where} is {str(value)[:200]}: a mapping of ids to tokens is needed")
+    return {int(index): stored_token(token, f"{where}[{index}]") for index, token in value.items()}
+
+
+def listed_tokens(value: Any, path: Any) -> dict[int, AddedToken]:
+    """Tokens by id, as ``tokenizer.json`` lists them; none where it lists none.
+
+    Raises:
+        CheckpointError: no list of tokens with their ids.
+    """
+    where = f"{path}: added_tokens"
+    if not isinstance(value or [], list):
+        raise CheckpointError(f"{where} is {str(value)[:200]}: a list of tokens is needed")
+    for number, token in enumerate(value or []):
+        index = token.get("id") if isinstance(token, Mapping) else None
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            raise CheckpointError(f"{where}[{number}] is {str(token)[:200]}: a token with an id is needed")
+    return {token["id"]: stored_token(token, f"{where}[{n}]") for n, token in enumerate(value or [])}
 
 
 @dataclass(frozen=True, slots=True)

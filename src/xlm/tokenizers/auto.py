@@ -7,8 +7,8 @@ from typing import Any
 
 from xlm.errors import CheckpointError, InputError
 from xlm.hub import resolve, take_hub_options
+from xlm.jsonfile import read_object
 from xlm.tokenizers.base import Tokenizer
-from xlm.tokenizers.jsonfiles import read_json
 from xlm.tokenizers.persist import CONFIG_FILE, PATTERNS
 from xlm.tokenizers.xlm import XLMTokenizer
 from xlm.tokenizers.xlm_roberta import XLMRobertaTokenizer
@@ -49,7 +49,7 @@ class AutoTokenizer:
 
 def _class_name(folder: Path, config: Any = None) -> str:
     if (folder / CONFIG_FILE).is_file():
-        stored = str(read_json(folder / CONFIG_FILE).get("tokenizer_class") or "").removesuffix("Fast")
+        stored = str(read_object(folder / CONFIG_FILE).get("tokenizer_class") or "").removesuffix("Fast")
         if stored in _CLASSES:
             return stored
     for stored in (getattr(config, "tokenizer_class", None), getattr(config, "model_type", None)):
@@ -57,8 +57,8 @@ def _class_name(folder: Path, config: Any = None) -> str:
         if name in _CLASSES:
             return name
     if (folder / "config.json").is_file():
-        kind = read_json(folder / "config.json").get("model_type")
-        if kind in _MODEL_TYPES:
+        kind = read_object(folder / "config.json").get("model_type")
+        if isinstance(kind, str) and kind in _MODEL_TYPES:
             return _MODEL_TYPES[kind]
     for file, name in _FILES.items():
         if (folder / file).is_file():

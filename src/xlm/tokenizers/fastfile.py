@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from xlm.errors import CheckpointError
+from xlm.jsonfile import read_json
 from xlm.tokenizers import proto
-from xlm.tokenizers.added import AddedToken
-from xlm.tokenizers.jsonfiles import read_head, read_json
+from xlm.tokenizers.added import AddedToken, listed_tokens
+from xlm.tokenizers.jsonfiles import read_head
 from xlm.tokenizers.unigram import Unigram
 
 _HEAD = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -35,6 +36,16 @@ def _steps(value: Any) -> list[dict[str, Any]]:
     return [step for part in inner for step in _steps(part)] if isinstance(inner, list) else [value]
 
 
+def _is_piece(entry: Any) -> bool:
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and isinstance(entry[1], int | float)
+        and not isinstance(entry[1], bool)
+    )
+
+
 def read(path: Path, with_model: bool) -> Parts:
     """Raises ``CheckpointError`` when the file is not XLM-R's: another kind of model, or other first tokens."""
     content = read_json(path) if with_model else read_head(path)
@@ -45,13 +56,16 @@ def read(path: Path, with_model: bool) -> Parts:
         or not isinstance(model.get("vocab"), list)
     ):
         raise CheckpointError(f"{path}: its model is not Unigram: XLM-R's tokenizer cannot read it")
-    added = {int(token["id"]): AddedToken.of(token) for token in content.get("added_tokens") or []}
+    added = listed_tokens(content.get("added_tokens"), path)
     before = _steps(content.get("pre_tokenizer"))
     pipeline = {key: value for key, value in content.items() if key not in ("model", "added_tokens")}
     parts = Parts(added, pipeline, any(step.get("type") == "WhitespaceSplit" for step in before))
     if not with_model:
         return parts
     vocab = model["vocab"]
+    for number, entry in enumerate(vocab):
+        if not _is_piece(entry):
+            raise CheckpointError(f"{path}: vocab[{number}] is {str(entry)[:80]}: a piece and its score are needed")
     if [entry[0] for entry in vocab[:4]] != _HEAD or model.get("unk_id") != 3:
         raise CheckpointError(
             f"{path}: its vocabulary begins with {[e[0] for e in vocab[:4]]}: XLM-R's begins with {_HEAD}"

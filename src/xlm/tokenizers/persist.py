@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from xlm import atomic
 from xlm.errors import CheckpointError, InputError, OutputError
 from xlm.hub import resolve, take_hub_options
+from xlm.jsonfile import read_object
 from xlm.publish import Published, push_saved, stamps, take_upload
-from xlm.tokenizers.added import AddedToken
-from xlm.tokenizers.jsonfiles import read_head, read_json
+from xlm.tokenizers.added import AddedToken, listed_tokens, numbered_tokens, stored_token
+from xlm.tokenizers.jsonfiles import read_head
 
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
@@ -90,7 +91,8 @@ class Persistence(Published):
             files = {next(iter(cls.vocab_files_names)): str(folder)}
         else:
             config = folder / CONFIG_FILE
-            found = read_json(config) if config.is_file() else {}
+            found = read_object(config) if config.is_file() else {}
+            cls._check_settings(found, config)
             settings = {key: _here(value) for key, value in found.items() if key not in _NOT_SETTINGS and _is_here(key)}
             files = {k: str(folder / f) for k, f in cls.vocab_files_names.items() if (folder / f).is_file()}
             decoder = cls._stored_tokens(folder, found, settings, options)
@@ -114,6 +116,20 @@ class Persistence(Published):
         return cls(*init_inputs, **settings)
 
     @classmethod
+    def _check_settings(cls, found: dict[str, Any], path: Path) -> None:
+        """Refuse what is looked into before the tokenizer is made."""
+        for key in ("model_max_length", "max_len"):
+            value = found.get(key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1):
+                raise CheckpointError(f"{path}: {key} is {value!r}: it must be a number of at least 1")
+        for key in cls.SPECIAL_TOKENS_ATTRIBUTES:
+            value, many = found.get(key), key == "additional_special_tokens"
+            if many and not isinstance(value or [], list):
+                raise CheckpointError(f"{path}: {key} is {str(value)[:200]}: a list of tokens is needed")
+            for token in (value or []) if many else [] if value is None else [value]:
+                stored_token(token, f"{path}: {key}")
+
+    @classmethod
     def _missing_files(cls, present: set[str]) -> str:
         """The names of files that are needed and absent, for the error; empty when there is enough."""
         return ", ".join(name for key, name in cls.vocab_files_names.items() if key not in present)
@@ -125,28 +141,35 @@ class Persistence(Published):
         """Added tokens by id from the config, or in older folders from the files that held them."""
         stored = config.get("added_tokens_decoder")
         if stored is not None:
-            return {int(index): AddedToken.of(token) for index, token in stored.items()}
+            return numbered_tokens(stored, f"{folder / CONFIG_FILE}: added_tokens_decoder")
         if (folder / SPECIAL_FILE).is_file():
-            for key, value in read_json(folder / SPECIAL_FILE).items():
+            for key, value in read_object(folder / SPECIAL_FILE).items():
+                where = f"{folder / SPECIAL_FILE}: {key}"
                 if options.get(key):
                     continue
                 if key == "additional_special_tokens":
-                    listed = [AddedToken.of(v, special=True) if isinstance(v, dict) else v for v in value]
+                    if not isinstance(value, list):
+                        raise CheckpointError(f"{where} is {str(value)[:200]}: a list of tokens is needed")
+                    found = [stored_token(v, f"{where}[{n}]", special=True) for n, v in enumerate(value)]
+                    listed = [t if isinstance(v, dict) else v for t, v in zip(found, value, strict=True)]
                     before = settings.get(key) or []
                     settings[key] = [*before, *(v for v in listed if v not in before)]
                 else:
-                    settings[key] = AddedToken.of(value, special=True) if isinstance(value, dict) else value
+                    token = None if value is None else stored_token(value, where, special=True)
+                    settings[key] = token if isinstance(value, dict) else value
         decoder: dict[int, AddedToken] = {}
         if (folder / ADDED_FILE).is_file():
             names: set[str] = set()
             for key in cls.SPECIAL_TOKENS_ATTRIBUTES:
                 value = settings.get(key)
                 names.update(map(str, value if isinstance(value, list) else [value]))
-            for token, index in read_json(folder / ADDED_FILE).items():
-                decoder[int(index)] = AddedToken(token, special=token in names, normalized=token not in names)
+            for token, index in read_object(folder / ADDED_FILE).items():
+                if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+                    raise CheckpointError(f"{folder / ADDED_FILE}: {token} is {index!r}: it must be an id")
+                decoder[index] = AddedToken(token, special=token in names, normalized=token not in names)
         if (folder / FAST_FILE).is_file():
-            for token in read_head(folder / FAST_FILE).get("added_tokens", []):
-                decoder[int(token["id"])] = AddedToken.of(token)
+            head = read_head(folder / FAST_FILE)
+            decoder |= listed_tokens(head.get("added_tokens") if isinstance(head, dict) else None, folder / FAST_FILE)
         return decoder
 
     # ---- writing -----------------------------------------------------------------------------------------------------

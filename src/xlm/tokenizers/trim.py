@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from xlm import atomic
 from xlm.errors import CheckpointError, InputError
+from xlm.jsonfile import read_json
 from xlm.tokenizers import proto
 from xlm.tokenizers.auto import AutoTokenizer
 from xlm.tokenizers.bpe import END
-from xlm.tokenizers.jsonfiles import read_json
 from xlm.tokenizers.persist import ADDED_FILE, CONFIG_FILE, FAST_FILE
 from xlm.tokenizers.unigram import SPACE
 

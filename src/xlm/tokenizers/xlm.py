@@ -16,6 +16,7 @@ import numpy as np
 
 from xlm import atomic
 from xlm.errors import CheckpointError, InputError
+from xlm.jsonfile import read_json
 from xlm.tokenizers import moses
 from xlm.tokenizers.added import Segment
 from xlm.tokenizers.aligned import Aligned
@@ -23,7 +24,6 @@ from xlm.tokenizers.assemble import Finished
 from xlm.tokenizers.base import Tokenizer
 from xlm.tokenizers.bpe import BPE, END, read_merges
 from xlm.tokenizers.bpe_batch import BatchBPE
-from xlm.tokenizers.jsonfiles import read_json
 from xlm.tokenizers.rows import Detail, Template
 from xlm.tokenizers.unigram import clean
 from xlm.tokenizers.xlm_ids import ChunkIds, Part

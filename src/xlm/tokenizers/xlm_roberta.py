@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +31,21 @@ _MAX_LENGTHS: dict[str, int] = dict.fromkeys(
     ),
     512,
 )
+
+
+_SAMPLING = ("enable_sampling", "nbest_size", "alpha", "num_threads", "add_bos", "add_eos", "reverse", "emit_unk_piece")
+
+
+def _checked(options: Any) -> dict[str, Any]:
+    """SentencePiece's options, as a call or a file gives them; none of them names a file."""
+    if not isinstance(options or {}, Mapping):
+        raise InputError(f"sp_model_kwargs={options!r}: a mapping of SentencePiece's options is needed")
+    for key, value in (options or {}).items():
+        if key not in _SAMPLING or not isinstance(value, int | float):
+            raise InputError(
+                f"sp_model_kwargs: {key}={value!r}: must be a number or switch named {', '.join(_SAMPLING)}"
+            )
+    return dict(options or {})
 
 
 class XLMRobertaTokenizer(XLMRobertaVocabulary):
@@ -62,7 +77,7 @@ class XLMRobertaTokenizer(XLMRobertaVocabulary):
         tokenizer_file: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
-        self.sp_model_kwargs = dict(sp_model_kwargs or {})
+        self.sp_model_kwargs = _checked(sp_model_kwargs)
         self.vocab_file = None if vocab_file is None else os.fspath(vocab_file)
         self._fast_parts: fastfile.Parts | None = None
         if tokenizer_file is not None and (self.FAST or vocab_file is None):

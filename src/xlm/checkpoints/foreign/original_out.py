@@ -13,7 +13,7 @@ from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.foreign.torchsave import Ordered, save_torch
 from xlm.checkpoints.published import sides_of
 from xlm.errors import CheckpointError, InputError
-from xlm.families.config import read_json
+from xlm.jsonfile import read_object
 
 _END = "</w>"
 _HEAD = "pred_layer.proj."
@@ -122,7 +122,7 @@ def _words(source: Path, rows: int) -> list[str]:
     file = source / "vocab.json"
     if not file.is_file():
         raise CheckpointError(f"to='xlm': {source} has no vocab.json, and the vocabulary is part of the checkpoint")
-    ids: dict[str, int] = read_json(file)
+    ids: dict[str, int] = read_object(file)
     words = [""] * rows
     for token, number in ids.items():
         if type(number) is not int or not 0 <= number < rows or words[number]:
