@@ -134,6 +134,38 @@ def test_greedy_search_follows_their_forward(family: str) -> None:
     assert torch.equal(twin(head, theirs).generate(prompt, max_new_tokens=6, eos_token_id=[]), ids)
 
 
+@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_options_of_a_search_are_theirs(family: str, beams: int) -> None:
+    head = next(head for head in tiny.HEADS if head.family == family and head.kind == "causal")
+    theirs = reference(head)
+    ours, ids, prepare = twin(head, theirs), tiny.ids(head, length=4), theirs.prepare_inputs_for_generation
+
+    def without_positions(input_ids: Any, attention_mask: Any = None, **options: Any) -> Any:
+        made = prepare(input_ids, attention_mask=attention_mask, **options)
+        made.pop("position_ids", None)  # which begin at zero there
+        return made
+
+    theirs.prepare_inputs_for_generation = without_positions
+    base: dict[str, Any] = {"max_new_tokens": 7, "do_sample": False, "pad_token_id": 1, "eos_token_id": [7, 9, 11]}
+    base["num_beams"] = beams
+    free = ours.generate(ids, **base)
+    options: list[dict[str, Any]] = [
+        {"min_new_tokens": 4},
+        {"suppress_tokens": [int(free[0, 4])]},
+        {"bad_words_ids": [free[1, 4:6].tolist(), [int(free[2, 4])]]},
+        {"forced_eos_token_id": 9},
+        {"repetition_penalty": 1.7},
+        {"no_repeat_ngram_size": 2},
+    ]
+    for more in [{}, *options, {key: value for one in options for key, value in one.items()}]:
+        have = ours.generate(ids, **base, **more)
+        want = theirs.generate(ids, attention_mask=torch.ones_like(ids), use_cache=False, **base, **more)
+        length = max(have.shape[1], want.shape[1])
+        have, want = (torch.nn.functional.pad(rows, (0, length - rows.shape[1]), value=1) for rows in (have, want))
+        assert torch.equal(have, want), more
+
+
 def test_sinusoids_are_those_of_the_reference() -> None:
     head = tiny.MODELS[0]
     theirs = reference(head, sinusoidal_embeddings=True)
