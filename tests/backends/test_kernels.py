@@ -145,6 +145,26 @@ def test_large_scores_and_large_rows_stay_finite(dtype: torch.dtype) -> None:
     torch.testing.assert_close(product(x, dtype, None, activation=native.GELU), F.gelu(x), atol=1e-6, rtol=1e-2)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_shows_in_its_row_and_in_no_other(bad: float) -> None:
+    weight, x = normal(40, 64), normal(20, 64, seed=1)
+    x[3, 17] = bad
+    products = [(native.Packed(weight), native.NONE), (native.Packed(weight), native.GELU)]
+    products.append((native.Packed(weight), native.RELU if bad is torch.nan else native.NONE))
+    if has_vnni():
+        products.append((native.Packed(torch.ones(40, 64, dtype=torch.int8), torch.ones(40), 128), native.NONE))
+    for product, activation in products:
+        found = product(x, torch.float32, None, activation=activation).isfinite()
+        assert not found[3].any() or (activation == native.GELU and not found[3].all())
+        assert found[:3].all() and found[4:].all()
+    q, k, v = normal(30, 96).chunk(3, dim=1)
+    k = k.clone()
+    k[12, 3] = torch.nan
+    layout = Ragged.of((10, 10, 10), False)
+    found = native.attention(q, k, v, 2, layout.starts, 10, False).isfinite()
+    assert not found[10:20, :16].any() and found[10:20, 16:].all() and found[:10].all() and found[20:].all()
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_layer_norm(dtype: torch.dtype) -> None:
     for width in (1, 17, 768):

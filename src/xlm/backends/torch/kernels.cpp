@@ -116,7 +116,7 @@ constexpr Micro<T> MICRO[ROWS + 1] = {nullptr,      micro<T, 1>,  micro<T, 2>,  
 
 // exp(x) for x <= 0 or small, within 2 units of the last place: 2^n times a polynomial of what is left.
 INLINE __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-104.0f));
+    x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // in this order what is not a number stays so
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
@@ -301,11 +301,14 @@ WIDE void quantize(const Product& p, int64_t row, uint8_t* bytes, float* scale) 
     const int64_t first = row * p.row_stride;
     __m512 by = _mm512_setzero_ps();
     if (p.factor == nullptr) {
-        __m512 largest = _mm512_set1_ps(1.17549435e-38f);
+        // As integers, which order sizes the same way, and what is not a number above all.
+        __m512i largest = _mm512_castps_si512(_mm512_set1_ps(1.17549435e-38f));
         for (int64_t i = 0; i < p.inputs; i += 16)
-            largest = _mm512_max_ps(
-                largest, _mm512_abs_ps(read(p.rows, first + i, p.row_type, mask_of(p.inputs - i))));
-        const float most = _mm512_reduce_max_ps(largest);
+            largest = _mm512_max_epu32(largest, _mm512_castps_si512(_mm512_abs_ps(
+                                                    read(p.rows, first + i, p.row_type, mask_of(p.inputs - i)))));
+        const uint32_t bits = _mm512_reduce_max_epu32(largest);
+        float most;
+        memcpy(&most, &bits, 4);
         *scale = most / 127.0f;
         by = _mm512_set1_ps(127.0f / most);
     }
@@ -344,7 +347,7 @@ WIDE void finish(const Product& p, const typename Of<T>::sum* sums, const float*
                 y = _mm512_add_ps(_mm512_loadu_ps(sums + r * COLUMNS + 16 * half), bias);
             }
             if (p.activation == GELU) y = gelu(y);
-            else if (p.activation == RELU) y = _mm512_max_ps(y, _mm512_setzero_ps());
+            else if (p.activation == RELU) y = _mm512_max_ps(_mm512_setzero_ps(), y);
             if (p.residual != nullptr)
                 y = _mm512_add_ps(y, read(p.residual, (row + r) * p.residual_stride + c, p.residual_type, mask));
             const int64_t place = (row + r) * p.out_stride + c;
