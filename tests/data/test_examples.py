@@ -152,6 +152,63 @@ def test_an_unlabelled_choice_has_no_right_answer(tmp_path: Path) -> None:
     assert one(path, "choose", labelled=False).label is None
 
 
+def test_tables_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    """A byte-order mark, semicolons, quotes, and names that begin with capitals."""
+    text = '\ufeff"Text";"Label"\n"gut; sehr, sehr gut";ja\nschlecht;nein\n'
+    loaded = read_examples(write(tmp_path / "a.csv", text), "classify")
+    assert [(e.text, e.label) for e in loaded.examples] == [("gut; sehr, sehr gut", "ja"), ("schlecht", "nein")]
+    assert loaded.notes == ["columns: text is 'Text', label is 'Label'"] and loaded.where[1].endswith("a.csv:3")
+    assert one(write(tmp_path / "b.csv", "text\tlabel\na, b; c\tx\n"), "classify").text == "a, b; c"
+    assert one(write(tmp_path / "c.csv", "text,label;kind\na;b,x\n"), "fill").text == "a;b"
+    for name in ("utf-16-le", "utf-16-be"):
+        data = "\ufeff".encode(name) + "text,label\nfine,x\n".encode(name)
+        with pytest.raises(DataError, match=r"d\.csv:1: UTF-16, by its byte-order mark: save the text as UTF-8"):
+            read_examples(write(tmp_path / "d.csv", data), "classify", max_bad=9)
+
+
+def test_what_a_file_lacks_is_said_once_with_what_it_has(tmp_path: Path) -> None:
+    rows = [{"Text": "a b", "Stars": 3}, {"Text": "c", "Stars": 4}, {"Text": " ", "Stars": 4}]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    expected = (
+        r"a\.jsonl:1: the row has no label: looked for label, .*; there are Text, Stars; say data\.columns\.label=COLUMN "
+        r"\(and in 2 more rows\): 3 of 3 rows cannot be used"
+    )
+    with pytest.raises(DataError, match=expected):
+        read_examples(path, "classify")
+    with pytest.raises(DataError, match=r"a\.jsonl:3: text is ' ': a text that is not empty is needed: 1 of 3 rows"):
+        read_examples(path, "classify", columns={"label": "Stars"})
+    table = write(tmp_path / "b.csv", "Word,Tag\nParis,B-LOC\n")
+    with pytest.raises(DataError, match=r"its first line has Word, Tag; .*a table's cells hold no lists: give CoNLL"):
+        read_examples(table, "tag")
+    with pytest.raises(DataError, match=r"the row has no tags: .*first line has text, label; .*hold no lists"):
+        read_examples(write(tmp_path / "c.csv", "text,label\na b,x\n"), "tag")
+
+
+def test_labels_that_are_none(tmp_path: Path) -> None:
+    """NaN is no value; a dash is what SNLI writes where annotators did not agree, and a label elsewhere."""
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": NaN}\n{"text": "b", "label": 0.5}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:1: label is nan: a value must be a finite number"):
+        read_examples(path, "classify")
+    row = {"premise": "a", "hypothesis": "b", "gold_label": "-"}
+    with pytest.raises(DataError, match="the row has no label: nothing in column 'gold_label'"):
+        read_examples(write(tmp_path / "b.jsonl", json.dumps(row)), "classify")
+    assert one(write(tmp_path / "c.csv", "text,label\na,-\n"), "classify").label == "-"
+
+
+def test_choices_in_columns_of_their_own(tmp_path: Path) -> None:
+    swag = 'sent1,sent2,ending1,ending0,gold-ending,label\nIt rains.,She,"goes, home",sings,x,1\n'
+    loaded = read_examples(write(tmp_path / "a.csv", swag), "choose")
+    assert loaded.examples == [ChoiceExample("It rains.", ("sings", "goes, home"), 1, "She")]
+    assert "choices is 'ending0, ending1'" in loaded.notes[0]
+    copa = {"premise": "P", "choice1": "a", "choice2": "b", "question": "cause", "label": 0}
+    made = one(write(tmp_path / "b.jsonl", json.dumps(copa)), "choose")
+    assert made == ChoiceExample("P", ("a", "b"), 0, "cause")
+    three = "prompt,Option A,Option B,Option C,answer\nP,a,b,,B\n"
+    assert one(write(tmp_path / "c.csv", three), "choose") == ChoiceExample("P", ("a", "b"), 1)
+    with pytest.raises(DataError, match="no column for choices"):
+        read_examples(write(tmp_path / "d.csv", "prompt,choice1,ending2,label\nP,a,b,0\n"), "choose")
+
+
 def test_bio_faults(tmp_path: Path) -> None:
     path = write(tmp_path / "a.conll", "a\tO\nb\tI-PER\nc\tI-LOC\n\nd\tB-PER\n")
     with pytest.raises(DataError, match=r"a\.conll:1: tags: tag 2 is I-PER after O: a span must begin with B-PER"):
@@ -166,6 +223,9 @@ def test_bio_faults(tmp_path: Path) -> None:
     row = {"tokens": ["a", "b"], "tags": ["O"]}
     with pytest.raises(DataError, match="1 tags for 2 words"):
         read_examples(write(tmp_path / "c.jsonl", json.dumps(row)), "tag")
+    bioes = write(tmp_path / "s.conll", "a\tS-PER\nb\tB-PER\nc\tE-PER\n")
+    with pytest.raises(DataError, match=r"tag 'S-PER' among BIO tags: .* of BIOES write S- as B- and E- as I-"):
+        read_examples(bioes, "tag")
 
 
 def test_spans_of_running_text(tmp_path: Path) -> None:
@@ -255,7 +315,7 @@ def test_parallel_files_must_have_as_many_lines(tmp_path: Path) -> None:
 
 def test_pairs_without_a_header(tmp_path: Path) -> None:
     path = write(tmp_path / "de-en.tsv", "Ja.\tYes.\nNein.\tNo.\n")
-    with pytest.raises(DataError, match=r"no column for text: .*there are Ja\., Yes\.; .*say data\.format=pairs"):
+    with pytest.raises(DataError, match=r"no column for text: .*first line has Ja\., Yes\.; .*say data\.format=pairs"):
         read_examples(path, "embed")
     assert read_examples(path, "embed", format="pairs").examples[0] == PairExample("Ja.", "Yes.")
     with pytest.raises(DataError, match=r"b\.tsv:1: 3 columns where a pair has 2"):

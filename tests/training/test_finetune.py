@@ -380,6 +380,19 @@ def test_every_epoch_visits_every_item_once() -> None:
 # -- what can be wrong ------------------------------------------------------------------------------------------------
 
 
+def test_data_that_look_wrong_are_said() -> None:
+    assert alarms.alike(("no", "yes", "No", "Yes ", "maybe")) is not None
+    assert "'No' and 'no', 'Yes ' and 'yes' differ" in str(alarms.alike(("no", "yes", "No", "Yes ", "maybe")))
+    assert alarms.alike(("A", "B", "ab")) is None
+    names = [TextExample("x", None, str(number)) for number in range(30)]
+    assert "30 labels in 30 training examples, 30 of them once" in str(alarms.rare(Classify.of(names), names))
+    assert alarms.rare(Classify.of(names), names * 2) is None and alarms.rare(Choose(), names) is None
+    assert alarms.unknown({"am": 0.44, "en": 0.01, "all": 0.2}) == (
+        "unknown: of the training tokens 44% in am are unknown to the model's vocabulary: it cannot read them"
+    )
+    assert alarms.unknown({"?": 0.05}) is None and "tokens 20% are" in str(alarms.unknown({"?": 0.2}))
+
+
 def test_alarms(base: Path, tmp_path: Path) -> None:
     given = files(tmp_path, "classify")
     # A rate of almost nothing learns nothing: the loss stays at log 2.
@@ -431,7 +444,7 @@ def test_bad_data_and_recipes(base: Path, tmp_path: Path) -> None:
         go([good[0], {"text": "x", "label": None}])
     with pytest.raises(InputError, match="at least two classes"):
         go([{"text": "x", "label": "a"}] * 3)
-    with pytest.raises(ConfigError, match="task = 'walk': it must be one of"):
+    with pytest.raises(ConfigError, match=r"task is 'walk': it must be one of classify, .*, translate"):
         finetune("walk", base, train="x")
     with pytest.raises(ConfigError, match=r"epoch = 3 is not a known field.*did you mean 'epochs'"):
         finetune("classify", base, train="x", epoch=3)

@@ -25,6 +25,8 @@ class Loaded:
     """Examples in the order of their files, and the rows that could not be used."""
 
     examples: list[Any] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
+    """Where each stands: ``file:line``."""
     bad: list[BadRow] = field(default_factory=list)
     repaired: int = 0
     """Sentences in which an ``I-`` without its ``B-`` was made a ``B-``."""
@@ -90,6 +92,7 @@ def read_examples(
             if isinstance(row, Row):
                 try:
                     loaded.examples.append(make(row))
+                    loaded.where.append(row.where)
                     taken += 1
                     if table:
                         cells.append(len(loaded.examples) - 1)
@@ -106,8 +109,7 @@ def read_examples(
         _write_bad(quarantine, loaded.bad)
     allowed = max_bad * rows if max_bad < 1 else max_bad
     if len(loaded.bad) > allowed:
-        shown = "; ".join(f"{bad.where}: {bad.reason}" for bad in loaded.bad[:_SHOWN])
-        more = f"; {len(loaded.bad) - _SHOWN:,} more" if len(loaded.bad) > _SHOWN else ""
+        shown, more = _reasons(loaded.bad)
         saved = f"; all are in {quarantine}" if quarantine is not None else ""
         raise DataError(
             f"{shown}{more}: {len(loaded.bad):,} of {rows:,} rows cannot be used, max_bad is {max_bad}{saved}"
@@ -116,6 +118,20 @@ def read_examples(
         narrowed = f" with {dict(where)}" if where else ""
         raise DataError(f"{', '.join(map(str, paths))}: not one example{narrowed}")
     return loaded
+
+
+def _reasons(rows: Sequence[BadRow]) -> tuple[str, str]:
+    """The first few reasons, each with the first row that has it and how many others do; how many rows have other reasons."""
+    groups: dict[str, list[BadRow]] = {}
+    for row in rows:
+        groups.setdefault(row.reason, []).append(row)
+    said = list(groups.items())[:_SHOWN]
+    shown = [
+        f"{of[0].where}: {reason}" + (f" (and in {len(of) - 1:,} more rows)" if len(of) > 1 else "")
+        for reason, of in said
+    ]
+    left = len(rows) - sum(len(of) for _, of in said)
+    return "; ".join(shown), f"; {left:,} more" if left else ""
 
 
 def _values(examples: list[Any], cells: Sequence[int]) -> None:

@@ -15,6 +15,8 @@ from xlm.errors import DataError
 __all__ = ["decode_lines", "find_files", "open_bytes", "read_lines", "read_pairs", "read_texts"]
 
 _BOM = b"\xef\xbb\xbf"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+"""How UTF-16 begins. Read on, the letters of English would pass for UTF-8, with a NUL beside each."""
 
 
 def decode_lines(
@@ -27,12 +29,14 @@ def decode_lines(
 
     Raises ``DataError`` beginning ``name:line`` with the byte's offset for invalid UTF-8, and for damaged gzip data. With
     ``skipped``, lines of invalid UTF-8 are left out and handed to it instead; with ``replaced`` they are read with U+FFFD
-    for what is invalid, and it hears of each.
+    for what is invalid, and it hears of each. UTF-16 is an error in any case.
     """
     number, offset = 0, 0
     try:
         for raw in stream:
             number += 1
+            if number == 1 and raw.startswith(UTF16):
+                raise DataError(f"{name}:1: UTF-16, by its byte-order mark: save the text as UTF-8")
             skip = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
             try:
                 line = raw[skip:].decode("utf-8")

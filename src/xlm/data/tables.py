@@ -116,17 +116,24 @@ def json_lines(path: str, lines: Lines) -> Iterator[Row | BadRow]:
             yield BadRow(where, f"a JSON {type(values).__name__}: an object is needed", line)
 
 
-def _table(delimiter: str) -> Any:
+def _table(tabs: bool) -> Any:
+    """Rows of a table whose first line names its columns. CSV is separated by what stands in that line: a comma, or else, as
+    spreadsheets in much of Europe write it, a semicolon, or else a tab; its cells may be quoted."""
+
     def rows(path: str, lines: Lines) -> Iterator[Row | BadRow]:
         numbers = [0]
 
-        def texts() -> Iterator[str]:
-            for number, line in lines:
+        def texts(first: tuple[int, str]) -> Iterator[str]:
+            for number, line in chain([first], lines):
                 numbers[0] = number
                 yield line + "\n"
 
-        quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-        reader = csv.reader(texts(), delimiter=delimiter, quoting=quoting, strict=True)
+        first = next(lines, None)
+        if first is None:
+            return
+        delimiter = "\t" if tabs else next((one for one in ",;\t" if one in first[1]), ",")
+        quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+        reader = csv.reader(texts(first), delimiter=delimiter, quoting=quoting, strict=True)
         header: list[str] | None = None
         while True:
             start = numbers[0] + 1
@@ -253,8 +260,8 @@ def _txt(path: str, lines: Lines) -> Iterator[Row | BadRow]:
 
 _LINES = {
     "jsonl": json_lines,
-    "csv": _table(","),
-    "tsv": _table("\t"),
+    "csv": _table(tabs=False),
+    "tsv": _table(tabs=True),
     "pairs": _pairs,
     "txt": _txt,
 }

@@ -4,6 +4,8 @@
 - ``labels``: the answers on the evaluation set are right once labels are renamed, or once tags are moved by a word: the
   two files number their labels differently, or words and tags are shifted against each other.
 - ``truncated``: of too many examples a part is cut off.
+- ``alike``, ``rare``: labels that differ in case alone; more labels than any column of classes has.
+- ``unknown``: too many tokens of a language are unknown to the vocabulary.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from xlm.tasks.tag import Tag
 _CLOSE = 0.985  # of the guesser's loss
 _GAIN, _LEAST = 0.2, 30  # how much better, on how many examples, other labels must fit
 _MOST_CLASSES = 6  # whose every renaming is tried
+_MANY = 10  # labels, of which most have one example: no classes
+_UNKNOWN = 0.1  # of a language's tokens
 
 
 def guessing_loss(task: Task, examples: Sequence[Any]) -> float | None:
@@ -54,6 +58,41 @@ def truncated(share: float, limit: float, max_tokens: int) -> str | None:
         f"truncated: {share:.0%} of the training examples are longer than {max_tokens} tokens and were cut "
         f"(the alarm is set to {limit:.0%}): raise data.max_tokens, or shorten the texts"
     )
+
+
+def alike(labels: Sequence[str]) -> str | None:
+    """The alarm when labels differ in case or spaces alone: to a classifier they are different classes."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(" ".join(label.casefold().split()), []).append(label)
+    same = [" and ".join(map(repr, sorted(group))) for group in groups.values() if len(group) > 1]
+    if not same:
+        return None
+    return (
+        f"alike: the labels {', '.join(same)} differ in case or spaces alone and are learnt apart: are they the same?"
+    )
+
+
+def rare(task: Task, examples: Sequence[Any]) -> str | None:
+    """The alarm when most labels have one example, as in a column of names, numbers or texts."""
+    if not isinstance(task, Classify) or task.problem != "single":
+        return None
+    once = sum(count == 1 for count in task.counts(examples).values())
+    if len(task.labels) <= _MANY or 2 * once <= len(task.labels):
+        return None
+    return (
+        f"rare: {len(task.labels):,} labels in {len(examples):,} training examples, {once:,} of them once: is that the column "
+        "of the labels? Numbers are learnt as such with data.problem=regression"
+    )
+
+
+def unknown(rates: Mapping[str, float]) -> str | None:
+    """The alarm when much of a language's text is unknown to the vocabulary; ``rates`` are shares by language."""
+    worst = {language: rate for language, rate in rates.items() if rate > _UNKNOWN and language != "all"}
+    if not worst:
+        return None
+    shown = ", ".join(f"{rate:.0%}{'' if name == '?' else f' in {name}'}" for name, rate in worst.items())
+    return f"unknown: of the training tokens {shown} are unknown to the model's vocabulary: it cannot read them"
 
 
 def relabelled(task: Task, examples: Sequence[Any], answers: Sequence[Any]) -> str | None:

@@ -75,7 +75,7 @@ def prepare(recipe: FineTune, tokenizer: Any, max_tokens: int, output: Path | No
         raise DataError(f"train: {len(train.examples)} examples give nothing to learn from")
     held_out_features = None
     if held_out is not None:
-        _check_labels(task, held_out.examples)
+        _check_labels(task, held_out)
         held_out_features = features_of(task, held_out.examples, tokenizer, size)
     prepared = Prepared(task, train, held_out, features, held_out_features, {})
     prepared.report["train"] = _parts(task, train, features, tokenizer)
@@ -153,21 +153,21 @@ def make_task(recipe: FineTune, examples: Sequence[Any]) -> Task:
     return {"choose": Choose, "rerank": Rerank, "generate": Generate}[recipe.task]()
 
 
-def _check_labels(task: Task, examples: Sequence[Any]) -> None:
+def _check_labels(task: Task, held_out: Loaded) -> None:
     """Every label of the evaluation set must be known. Raises DataError naming the first that is not."""
     if isinstance(task, Classify):
         try:
-            for number, example in enumerate(examples):
-                task.target(example, f"eval: example {example.id or number}")
+            for example, where in zip(held_out.examples, held_out.where, strict=True):
+                task.target(example, f"eval: {where}")
         except InputError as error:
             raise DataError(f"{error} (the labels of train)") from error
     if isinstance(task, Tag):
-        for number, example in enumerate(examples):
+        for example, where in zip(held_out.examples, held_out.where, strict=True):
             for tag in example.tags or ():
                 # A type of span that training never saw scores as an error of the tagger, as conlleval counts it.
                 if tag not in task.labels and tag[:2] not in ("B-", "I-"):
                     known = ", ".join(task.labels)
-                    raise DataError(f"eval: example {example.id or number}: tag is {tag!r}: train has {known}")
+                    raise DataError(f"eval: {where}: tag is {tag!r}: train has {known}")
 
 
 def class_weights(recipe: FineTune, task: Task, examples: Sequence[Any]) -> list[float] | None:

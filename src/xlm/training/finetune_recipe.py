@@ -172,8 +172,9 @@ def make_recipe(values: Mapping[str, Any]) -> FineTune:
         ConfigError: an unknown, missing, mistyped or impossible field.
     """
     values = dict(values)
-    if "task" not in values:
-        raise ConfigError(f"task is missing: it must be one of {', '.join(TASKS)}")
+    if values.get("task") not in TASKS:
+        said = f"is {values['task']!r}" if "task" in values else "is missing"
+        raise ConfigError(f"task {said}: it must be one of {', '.join(TASKS)}, translate")
     for name in ("train", "eval", "model"):
         if isinstance(values.get(name), Path):
             values[name] = str(values[name])

@@ -42,7 +42,7 @@ class Watch:
             return
         self.alarms.append(message)
         self._report.record({"step": step, "kind": "alarm", "message": message})
-        self._report.tell(f"[bold red]alarm[/] {message}")
+        self._report.tell(f"[bold red]alarm[/] {escape(message)}")
         if self._recipe.on_alarm == "stop":
             raise ConfigError(f"stopped by an alarm (on_alarm is stop): {message}")
 
@@ -64,6 +64,9 @@ class Watch:
                 report.tell(f"{name}: {loaded.repaired:,} sentences with an I- that continued nothing: read as B-")
         if data.held_out is None and not check:
             report.tell("[yellow]no evaluation files: the model of the last step is kept, nothing is scored")
+        self.alarm(alarms.alike(data.task.labels), 0)
+        self.alarm(alarms.rare(data.task, data.train.examples), 0)
+        self.alarm(alarms.unknown({name: part.unknown for name, part in data.report["train"].items()}), 0)
         self.alarm(alarms.truncated(data.truncated(), self._recipe.max_truncated, max_tokens), 0)
 
     def step(

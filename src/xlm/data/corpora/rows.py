@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from xlm.data.compressed import DAMAGED, open_bytes
 from xlm.data.corpora.options import CorpusOptions, Source
+from xlm.data.readers import UTF16
 from xlm.errors import DataError, MissingExtraError
 
 MAX_BYTES = 64 << 20
@@ -49,7 +50,7 @@ def read_rows(source: Source, options: CorpusOptions) -> Iterator[Row | BadRow]:
     number = 0
     try:
         with open_bytes(Path(source.path)) as stream:
-            lines = _lines(stream, options.errors == "replace")
+            lines = _lines(stream, source.path, options.errors == "replace")
             readers = {"txt": _documents if options.documents == "block" else _plain, "jsonl": _jsonl, "tsv": _pairs}
             for row in readers[source.format](lines, options):
                 number = row.line
@@ -62,7 +63,7 @@ def read_rows(source: Source, options: CorpusOptions) -> Iterator[Row | BadRow]:
         raise DataError(f"{source.path}:{number + 1}: cannot be read: {error.strerror or error}") from error
 
 
-def _lines(stream: IO[bytes], replace: bool) -> Iterator[Row | BadRow]:
+def _lines(stream: IO[bytes], name: str, replace: bool) -> Iterator[Row | BadRow]:
     """Lines end at ``\\n`` alone; one ``\\r`` before it and a byte-order mark at the start are dropped."""
     number = 0
     while raw := stream.readline(MAX_BYTES + 1):
@@ -75,6 +76,8 @@ def _lines(stream: IO[bytes], replace: bool) -> Iterator[Row | BadRow]:
             yield BadRow(number, reason, head.decode("utf-8", "replace"))
             continue
         if number == 1:
+            if raw.startswith(UTF16):
+                raise DataError(f"{name}:1: UTF-16, by its byte-order mark: save the text as UTF-8")
             raw = raw.removeprefix(_BOM)
         try:
             text, replaced = raw.decode("utf-8"), False
