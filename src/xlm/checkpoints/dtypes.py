@@ -42,8 +42,3 @@ def code_of(dtype: np.dtype) -> str | None:
 def is_float(dtype: np.dtype) -> bool:
     """Whether a stored type is a floating-point one, bfloat16 and float8 included."""
     return _CODE_OF.get(np.dtype(dtype)) in _FLOATS
-
-
-def friendly(dtype: np.dtype) -> str:
-    """The name under which users know a type: ``float32``, ``bfloat16``, ``float8_e4m3fn``."""
-    return np.dtype(dtype).name

@@ -102,7 +102,8 @@ def options(
 ) -> None:
     """Cross-lingual encoders: fill masks, embed, pretrain and convert [bold]XLM[/], [bold]XLM-R[/] and [bold]XLM-R XL[/].
 
-    [dim]Without --model every command uses the small model that comes with the package.[/]
+    [dim]Without --model the commands that use one take the small model that comes with the package (bundled): it fills masks
+    and embeds; classify, tag, answer, choose, rerank, generate and translate need one that was trained for that.[/]
     """
     if debug:
         os.environ["XLM_DEBUG"] = "1"

@@ -104,7 +104,7 @@ def evaluate(
     def load(name: str) -> Any:
         from xlm.inference.engine import load as load_engine
 
-        return load_engine(None if name == "bundled" else name, dtype=dtype, device=device)
+        return load_engine(name, dtype=dtype, device=device)
 
     console = stderr()
     with console.status("reading") as status:

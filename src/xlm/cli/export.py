@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from xlm.cli.common import JsonOption, print_json, stdout
+from xlm.cli.common import JsonOption, print_json, refuse, stdout
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="PATH|NAME", help="A folder, a hub name, or xlmr-mini.")],
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="PATH|NAME", help="A folder, a name on the hub, or bundled.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="model.onnx with model.onnx.data. The default.")] = False,
     openvino: Annotated[bool, typer.Option("--openvino", help="openvino_model.xml and .bin.")] = False,
@@ -23,17 +24,17 @@ def export(
 ) -> None:
     """Export a model with its head; what comes out is opened again and compared with the model before it is kept.
 
-    Example: xlm export xlmr-mini /tmp/mini-onnx --onnx --dtype int8
+    Example: xlm export bundled /tmp/mini-onnx --onnx --dtype int8
     """
-    from xlm.assets import BUNDLED
     from xlm.errors import InputError
     from xlm.inference.export import export as run
 
     chosen = [name for name, on in (("onnx", onnx), ("openvino", openvino), ("torch-export", torch_export)) if on]
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen)}: one format at a time")
-    source = None if model == BUNDLED and not Path(model).exists() else model
-    done = run(source, out, chosen[0] if chosen else "onnx", dtype, opset)
+    if chosen not in ([], ["onnx"]):
+        refuse(context, ("opset",), f"is of ONNX, and the format is --{chosen[0]}")
+    done = run(model, out, chosen[0] if chosen else "onnx", dtype, opset)
     if as_json:
         print_json(done.to_dict())
         return

@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from xlm.cli.common import JsonOption, print_json, stderr, stdout
+from xlm.cli.common import JsonOption, print_json, refuse, stderr, stdout
 
 if TYPE_CHECKING:
     from xlm.inference.quantize import Quality
 
 
 def quantize(
-    path: Annotated[str, typer.Argument(metavar="PATH|NAME", help="A folder, a name on the hub, or `bundled`.")],
+    context: typer.Context,
+    path: Annotated[str, typer.Argument(metavar="PATH|NAME", help="A folder, a name on the hub, or bundled.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write: a new or an empty one.")],
     texts: Annotated[
-        list[Path] | None,
-        typer.Option("--texts", metavar="FILE", help="Measure with these files, one a language, one text a line."),
+        list[str] | None,
+        typer.Option(
+            "--texts",
+            metavar="[en=]FILE",
+            help="Measure with these files, one a language, one text a line; without en= the name says the language.",
+        ),
     ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Of each file the first lines, at most so many.")] = 200,
     cosine: Annotated[float, typer.Option(help="The least cosine of states with float32, in every language.")] = 0.99,
     agreement: Annotated[
         float, typer.Option(help="The least share of equal answers (nearest text, first guess), over all languages.")
@@ -44,9 +50,10 @@ def quantize(
     from xlm.inference.quantize import Bars, read_texts
     from xlm.inference.quantize import quantize as run
 
-    given = read_texts(texts) if texts else None
-    source = None if path == "bundled" else path
-    quality = run(source, out, given, Bars(cosine, agreement, agreement), force, activations)  # type: ignore[arg-type]
+    if not texts:
+        refuse(context, ("limit",), "goes with --texts alone")
+    given = read_texts(texts, limit) if texts else None
+    quality = run(path, out, given, Bars(cosine, agreement, agreement), force, activations)  # type: ignore[arg-type]
     if as_json:
         for row in quality:
             print_json(asdict(row))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from xlm.assets import BUNDLED
+from xlm.cli.common import print_json
 from xlm.errors import ConfigError
 from xlm.tokenizers.train import train_sentencepiece
 
@@ -33,7 +33,7 @@ def languages_of(files: list[str]) -> dict[str, Path]:
 @app.command()
 def train(
     files: Annotated[list[str], typer.Argument(help="One text file a language, plain or .gz: en.txt or en=path.")],
-    out: Annotated[Path, typer.Option(help="Folder for the vocabulary's files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the vocabulary's files.")],
     kind: Annotated[
         str, typer.Option(help="unigram: SentencePiece, for XLM-R and XL; bpe: fastBPE's files, for XLM.")
     ] = "unigram",
@@ -70,9 +70,7 @@ def train(
     else:
         raise ConfigError(f"--kind is {kind!r}: it must be unigram or bpe")
     if as_json:
-        print(
-            json.dumps({"model": str(report.model), "pieces": report.pieces, "read": report.read, "used": report.used})
-        )
+        print_json({"model": str(report.model), "pieces": report.pieces, "read": report.read, "used": report.used})
         return
     table = Table("language", "characters read", "characters used", title=f"{report.model}: {report.pieces:,} ids")
     for language, read in report.read.items():
@@ -84,7 +82,8 @@ def train(
 def stats(
     files: Annotated[list[str], typer.Argument(help="One text file a language, plain or .gz: en.txt or en=path.")],
     model: Annotated[
-        str | None, typer.Option("--model", help="Folder, vocabulary file or hub name; without it the bundled one.")
+        str | None,
+        typer.Option("--model", "-m", help="Folder, vocabulary file or hub name; without it the bundled one."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the result into this file (.png, .svg, .pdf).")] = None,
     errors: Annotated[str, typer.Option(help="Bytes that are not UTF-8: strict or replace.")] = "strict",
@@ -97,7 +96,7 @@ def stats(
 
     if errors not in ("strict", "replace"):
         raise ConfigError(f"--errors is {errors!r}: it must be strict or replace")
-    name = model or str(resources.files("xlm.assets").joinpath("xlmr-mini"))
+    name = model or BUNDLED
     found = fairness(AutoTokenizer.from_pretrained(name), languages_of(files), errors)
     if plot is not None:
         draw(found, plot)
@@ -108,7 +107,7 @@ def stats(
             )
     if as_json:
         for language, counts in found.items():
-            print(json.dumps({"language": language, **counts.record()}, ensure_ascii=False))
+            print_json({"language": language, **counts.record()})
         return
     rates = ("tokens a\ncharacter", "tokens\na word", "unknown\ntokens", "unread\ncharacters")
     table = Table("", "characters", "tokens", *rates, title=name)

@@ -128,7 +128,7 @@ def evaluate(
 def _load(name: str) -> Any:
     from xlm.inference.engine import load
 
-    return load(None if name == "bundled" else name)
+    return load(name)
 
 
 class _Engines:

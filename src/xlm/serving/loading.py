@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xlm.assets import BUNDLED, bundled_folder
+from xlm.assets import BUNDLED, BUNDLED_NAMES
 from xlm.hub import resolve
 
 _AT_ONCE = 1 << 22
@@ -21,7 +21,7 @@ def loader(
     """What loads an engine when it is called; arguments and errors as in `xlm.load`."""
 
     def load() -> Any:
-        folder = bundled_folder() if path_or_name is None else resolve(path_or_name)
+        folder = resolve(BUNDLED if path_or_name is None else path_or_name)
         threading.Thread(target=read_ahead, args=(folder,), daemon=True).start()
         import xlm
 
@@ -53,7 +53,7 @@ def _memory() -> int:
 
 def name_of(path_or_name: str | Path | None) -> str:
     """What a model is called in requests: a hub name as it is, a folder by its own name."""
-    if path_or_name is None:
+    path = Path(BUNDLED if path_or_name is None else path_or_name)
+    if path_or_name is None or (str(path) in BUNDLED_NAMES and not path.exists()):
         return BUNDLED
-    path = Path(path_or_name)
     return path.resolve().name if path.is_dir() else str(path_or_name)

@@ -51,11 +51,6 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def _at(self, index: int) -> int:
-        if not 0 <= index < len(self.ids):
-            raise IndexError(f"token index {index}: the row has {len(self.ids)} tokens")
-        return index
-
     def token_to_sequence(self, index: int) -> int | None:
         return self.sequence_ids[index] if 0 <= index < len(self.ids) else None
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xlm.assets import BUNDLED, BUNDLED_NAMES
 from xlm.training.finetune_data import Prepared
 from xlm.training.finetune_recipe import FineTune
 
@@ -34,7 +35,7 @@ def write_card(
 ) -> None:
     """Write ``README.md``."""
     use, pipeline = _USE[recipe.task]
-    base = recipe.model or "xlmr-mini (comes with the package)"
+    base = f"{BUNDLED} (comes with the package)" if recipe.model in (None, *BUNDLED_NAMES) else recipe.model
     languages = sorted({name for part in data.report.values() for name in part if name not in ("?", "all")})
     front = ["---", "library_name: xlm", f"pipeline_tag: {pipeline}"]
     front += [f"base_model: {json.dumps(recipe.model)}"] if recipe.model else []

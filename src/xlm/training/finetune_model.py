@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xlm.assets import bundled_folder
+from xlm.assets import BUNDLED
 from xlm.backends.torch import auto
 from xlm.backends.torch.lora import Adapted, add_lora, head_modules
 from xlm.data.random import torch_seed
@@ -39,7 +39,7 @@ _NEW = ("classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", "robe
 
 def folder_of(recipe: FineTune) -> Any:
     """Where the model's files are."""
-    return bundled_folder() if recipe.model is None else resolve(model_path(recipe.base, recipe.model))
+    return resolve(BUNDLED if recipe.model is None else model_path(recipe.base, recipe.model))
 
 
 def make_model(recipe: FineTune, task: Task, folder: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -385,11 +387,16 @@ def _materialise(model: PreTrainedModel, dtype: torch.dtype | None, device: Any)
 
 
 def _stored_dtype(source: Any) -> torch.dtype:
-    """The type of the largest tensors of an open checkpoint or a state dict."""
+    """The type that most numbers of an open checkpoint or a state dict have."""
     if not hasattr(source, "dtypes"):
-        return next(iter(source.values())).dtype
-    names = [d.name for d in source.dtypes.values()]
-    return dtype_of(max(set(names), key=names.count)) or torch.float32
+        counted = Counter[torch.dtype]()
+        for tensor in source.values():
+            counted[tensor.dtype] += tensor.numel()
+        return counted.most_common(1)[0][0]
+    numbers = Counter[str]()
+    for name, dtype in source.dtypes.items():
+        numbers[dtype.name] += math.prod(source.shapes[name])
+    return dtype_of(numbers.most_common(1)[0][0]) or torch.float32
 
 
 def _device(device_map: Any, device: Any) -> Any:
