@@ -1,8 +1,8 @@
 """How calls are compiled: as JAX does by default, and on x86-64 CPUs in float32 with the products left to Eigen.
 
-XLA for CPUs gives products one by one to YNNPACK, whose float32 kernels are slower there than Eigen's by a tenth to a fifth
-(docs/frameworks.md). The choice holds for a compilation, so only the outermost ``jit`` can make it: calls make it
-themselves, a program with a ``jit`` of its own passes it on:
+XLA for CPUs gives products one by one to YNNPACK, whose float32 kernels make a layer a sixth slower (docs/frameworks.md). The
+choice holds for a compilation, so only the outermost ``jit`` can make it: calls make it themselves, a program with a ``jit``
+of its own passes it on:
 
     jax.jit(step, compiler_options=compiler_options())
 """
