@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import tiny
 import toytasks
 import xlm
 from xlm.cli import main
@@ -277,3 +279,77 @@ def test_vectors_of_a_model_of_something_else_are_warned_of_once(
             engine.embed(["bad"])
         found = [record.getMessage() for record in caplog.records if "settings of vectors" in record.getMessage()]
         assert len(found) == told and all(str(folders[name]) in message for message in found)
+
+
+# -- one name, one way ------------------------------------------------------------------------------------------------
+
+
+def test_the_bundled_model_has_its_names_everywhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xlm.assets import BUNDLED, bundled_folder
+    from xlm.hub import resolve
+    from xlm.serving.loading import name_of
+
+    for name in ("bundled", BUNDLED):
+        assert resolve(name) == bundled_folder() and name_of(name) == BUNDLED
+        assert run("inspect", name, "--json").records[0]["path"] == str(bundled_folder())
+    assert xlm.load("bundled").name == xlm.load().name == BUNDLED
+    (tmp_path / "en.txt").write_text("hello world\n", "utf-8")
+    counted = [run("tokenizer", "stats", tmp_path / "en.txt", "--json", *more) for more in ((), ("-m", "bundled"))]
+    assert counted[0].records == counted[1].records and counted[0].records[0]["language"] == "en"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundled").mkdir()
+    assert resolve("bundled") == Path("bundled"), "a folder beats every name"
+
+
+def test_options_of_another_format_are_refused(run: Run, tmp_path: Path) -> None:
+    result = run("export", "bundled", tmp_path / "out", "--torch-export", "--opset", "19")
+    assert result.code == 1 and "--opset is of ONNX, and the format is --torch-export" in result.err
+    result = run("quantize", "bundled", tmp_path / "out", "--limit", "3")
+    assert result.code == 1 and "--limit goes with --texts alone" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_to_measure_with_are_one_file_a_language(tmp_path: Path) -> None:
+    from xlm.inference.quantize import read_texts
+
+    for folder, count in (("a", 5), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "en.txt").write_text("".join(f"line {n}\n\n" for n in range(count)), "utf-8")
+    one, two = tmp_path / "a" / "en.txt", tmp_path / "b" / "en.txt"
+    with pytest.raises(xlm.InputError, match=r"a.en\.txt and .*b.en\.txt are both of 'en'.*NAME="):
+        read_texts([one, two])
+    found = read_texts([str(one), f"en-news={two}"], limit=4)
+    assert {name: len(lines) for name, lines in found.items()} == {"en": 4, "en-news": 3}
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "xlm"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_texts_are_continued_together_as_alone(
+    family: str, beams: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of other lengths are padded, or, where a model would look at padding, those of one length go together."""
+    base = toytasks.checkpoint(tmp_path / "model", family)
+    options: dict[str, Any] = {"causal": True} if family == "xlm" else {"is_decoder": True}
+    cls = xlm.XLMWithLMHeadModel if family == "xlm" else xlm.XLMRobertaForCausalLM
+    torch.manual_seed(0)
+    model = tiny.stir(cls.from_pretrained(base, **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(base)
+    engine = xlm.load(base)
+    texts = ["Ana was", "the film was good and fine one day", "Ben saw Rome", "in", "Where is Oslo ?", "Chi was"]
+    alone = [engine.generate([text], max_new_tokens=6, num_beams=beams)[0] for text in texts]
+    rows: list[int] = []
+    generate = cls.generate
+
+    def counted(self: Any, ids: Any, **more: Any) -> Any:
+        rows.append(len(ids))
+        return generate(self, ids, **more)
+
+    monkeypatch.setattr(cls, "generate", counted)
+    assert engine.generate(texts, max_new_tokens=6, num_beams=beams) == alone
+    assert sum(rows) == len(texts) and len(rows) < len(texts)
+    assert len({answer["generated"] for answer in alone}) > 1, "the model says something"
+    long = "good " * (engine.max_tokens - 4)  # with room for two tokens or three
+    assert engine.generate([*texts, long], max_new_tokens=6, num_beams=beams)[:-1] == alone
