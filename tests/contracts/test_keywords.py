@@ -198,6 +198,8 @@ def test_labels(tmp_path: Path) -> None:
     assert load(tmp_path, id2label={0: "a"}).label2id == {"a": 0}
     assert load(tmp_path, num_labels=2).id2label == {0: "LABEL_0", 1: "LABEL_1"}
     assert load(tmp_path, num_labels=3).id2label == names
+    with pytest.raises(ConfigError, match="id2label=5: must map integers to names"):
+        load(tmp_path, num_labels=3, id2label=5)
 
 
 def test_nothing_is_lost_on_the_way_to_a_file_and_back(tmp_path: Path) -> None:

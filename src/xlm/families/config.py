@@ -335,11 +335,12 @@ class PretrainedConfig(Published):
         known = cls.fields() | data.keys()
         unused = {key: kwargs.pop(key) for key in list(kwargs) if key not in known}
         count, names = kwargs.get("num_labels"), kwargs.get("id2label")
-        if count is not None and names is not None and len(names) != count:
+        if count is not None and isinstance(names, Mapping) and len(names) != count:
             raise ConfigError(f"num_labels={count} and id2label with {len(names)} names disagree: give one of them")
         # What the file says of fields that are overridden does not count, nor names that belong to another number.
         changed = {cls._stored(key) for key in kwargs}
-        if names is not None or (count is not None and len(data.get("id2label") or ()) not in (0, count)):
+        stored = data.get("id2label")
+        if names is not None or (count is not None and isinstance(stored, Mapping) and len(stored) != count):
             changed |= {"id2label", "label2id", "num_labels"}
         config = cls(**{key: value for key, value in data.items() if cls._stored(key) not in changed}, **kwargs)
         if return_unused:
