@@ -7,6 +7,7 @@ The network is ``huggingface_hub``'s business: ``HF_HOME``, ``HF_ENDPOINT``, ``H
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -16,16 +17,24 @@ from typing import Any
 from xlm.assets import BUNDLED_NAMES, bundled_folder
 from xlm.errors import CheckpointError, InputError
 
+log = logging.getLogger("xlm")
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 # What this library can read; weights in the order of preference: the first kind that a repository has is fetched alone.
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")
 """bge-m3's heads beside the encoder."""
 SIDE_FILES = ("*.json", "*.model", "*.txt", "*.md", "*.bpe", "*.codes", "*.vocab", "LICENSE*", *HEADS)
+TOKENIZER_FILES = (
+    *("sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt"),
+)
+"""What a tokenizer is read from."""
 WEIGHTS = (
     ("model.safetensors",),
     ("model.safetensors.index.json", "model-*-of-*.safetensors"),
     ("pytorch_model.bin",),
     ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+    ("tf_model.safetensors",),
+    ("flax_model.safetensors",),
     ("tf_model.h5",),
     ("tf_model.h5.index.json", "tf_model-*-of-*.h5"),
     ("flax_model.msgpack",),
@@ -135,9 +144,12 @@ class _Download:
         if local_files_only or constants.is_offline_mode():
             return self._cached(patterns, "offline")
         try:
+            api = HfApi(token=self.token)
             if patterns is None:
-                files = HfApi(token=self.token).list_repo_files(self.name, revision=self.revision)
+                files = api.list_repo_files(self.name, revision=self.revision)
                 patterns = wanted_files(files, self.prefix, self.variant)
+            else:
+                api.model_info(self.name, revision=self.revision)  # a download would take an old copy without a word
             return Path(
                 snapshot_download(
                     self.name,
@@ -159,17 +171,32 @@ class _Download:
                 f"{self.where}: no such folder here, and no such repository on {constants.ENDPOINT} "
                 "(a private one needs HF_TOKEN)"
             ) from error
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            # What was fetched before can be read from a cache that cannot be written.
-            why = f"the cache {self.cache} cannot be written ({error.strerror}); set HF_HOME or cache_dir"
-            return self._cached(patterns, why, error)
+        except errors.HfHubHTTPError as error:
+            status = getattr(error.response, "status_code", None)
+            if status in (401, 403):
+                raise CheckpointError(
+                    f"{self.where}: the hub {constants.ENDPOINT} refuses it ({status}): the token is not valid for it; "
+                    "log in or set HF_TOKEN"
+                ) from error
+            meaning = {429: ": too many requests, try again later"}.get(status or 0, "")
+            return self._cached(patterns, f"the hub {constants.ENDPOINT} answers {status}{meaning}", error)
         except (
             transport_error(),
             errors.LocalEntryNotFoundError,
             errors.OfflineModeIsEnabled,
             ConnectionError,
         ) as error:
+            cause = error.__cause__
+            if isinstance(cause, errors.HfHubHTTPError) and cause.response is not None:
+                return self._cached(
+                    patterns, f"the hub {constants.ENDPOINT} answers {cause.response.status_code}", error
+                )
             return self._cached(patterns, f"the hub {constants.ENDPOINT} cannot be reached", error)
+        except OSError as error:
+            # What was fetched before can be read from a cache that cannot be written, or is full.
+            reason = error.strerror or str(error)
+            why = f"the cache {self.cache} cannot be written ({reason}); set HF_HOME or cache_dir"
+            return self._cached(patterns, why, error)
 
     def _cached(self, patterns: Sequence[str] | None, why: str, cause: Exception | None = None) -> Path:
         """What an earlier download left; nothing is asked of the network."""
@@ -190,6 +217,8 @@ class _Download:
                 f"{self.where}: {why}, and not in the cache {self.cache} (looked for {', '.join(looked[:10])}); "
                 f"with a connection run  hf download {self.name}  first"
             ) from cause
+        if cause is not None:  # nobody asked for it
+            log.warning("%s: %s; what is in the cache is used: %s", self.where, why, folder)
         return folder
 
 

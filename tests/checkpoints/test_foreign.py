@@ -549,3 +549,56 @@ def test_no_file_of_another_model_stays_beside_a_converted_one(tmp_path):
     assert (out / "notes.txt").read_text() == "mine" and (out / "README.md").read_text() == "mine too"
     io.convert(other, other, to="fairseq")  # beside itself it may lie
     assert (other / "model.pt").is_file()
+
+
+PRIVATE = ("notes.txt", "secrets.json", "diary.md", "other.model", "credentials.codes", "LICENSES-of-mine")
+
+
+def test_only_known_files_go_along(tmp_path):
+    config = config_for("xlm-roberta", "XLMRobertaForMaskedLM")
+    source, out = save(tmp_path / "in", config, weights_for(config)), tmp_path / "out"
+    for name in (*PRIVATE, "README.md", "LICENSE", "tokenizer_config.json", "modules.json"):
+        (source / name).write_text("{}")
+    (source / "1_Pooling").mkdir()
+    for name in ("config.json", "notes.txt"):
+        (source / "1_Pooling" / name).write_text("{}")
+    io.convert(source, out)
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert there == {
+        *("model.safetensors", "config.json", "README.md", "LICENSE", "tokenizer_config.json", "modules.json"),
+        "1_Pooling/config.json",
+    }
+
+
+@pytest.mark.parametrize("name", ["README.md", "sentencepiece.bpe.model", "1_Pooling/config.json"])
+def test_links_out_of_the_folder_are_not_followed(tmp_path, name):
+    config = config_for("xlm-roberta", "XLMRobertaForMaskedLM")
+    source = save(tmp_path / "in", config, weights_for(config))
+    (tmp_path / "private").write_text("mine")
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).symlink_to(tmp_path / "private")
+    with pytest.raises(CheckpointError, match=rf"the file '{name}' is a link to .*private, outside its folder"):
+        io.convert(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_of_a_hub_cache_are_followed(tmp_path):
+    config = config_for("xlm-roberta", "XLMRobertaForMaskedLM")
+    (tmp_path / "models--a--b" / "snapshots").mkdir(parents=True)
+    source = save(tmp_path / "models--a--b" / "snapshots" / "1", config, weights_for(config))
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir()
+    (blobs / "77").write_text("card")
+    (source / "README.md").symlink_to("../../blobs/77")
+    io.convert(source, tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_text() == "card"
+
+
+def test_sentencepiece_models_are_checked_before_they_are_parsed(tmp_path):
+    config = config_for("xlm-roberta", "XLMRobertaForMaskedLM")
+    source = save(tmp_path / "in", config, weights_for(config))
+    (source / "sentencepiece.bpe.model").write_bytes(b"\x0a\xff\xff\xff\xff\x7f")  # a piece of 34 GB
+    with pytest.raises(CheckpointError, match=r"sentencepiece\.bpe\.model: piece 0 .* claims"):
+        io.inspect(source)
+    with pytest.raises(CheckpointError, match=r"sentencepiece\.bpe\.model"):
+        io.convert(source, tmp_path / "out", to="fairseq")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +16,8 @@ import pytest
 from loopback_hub import LoopbackHub
 from xlm.checkpoints.files import open_checkpoint, save_safetensors
 from xlm.errors import CheckpointError, InputError
-from xlm.hub import push_folder, resolve, take_hub_options, wanted_files
+from xlm.hub import resolve, take_hub_options, wanted_files
+from xlm.publish import push_folder
 
 
 def fetched(hub: LoopbackHub) -> list[str]:
@@ -83,6 +88,61 @@ def test_a_cache_that_cannot_be_written(hub: LoopbackHub, tmp_path: Path, monkey
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", readonly)
     assert resolve("some/model") == folder  # what is there can be read
+
+
+@pytest.mark.parametrize("patterns", [None, ["config.json"]])
+@pytest.mark.parametrize(("status", "said"), [(401, "refuses it (401)"), (429, "answers 429"), (500, "answers 500")])
+def test_what_a_hub_answers_is_named(
+    hub: LoopbackHub,
+    patterns: list[str] | None,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not that it cannot be reached; and an old copy is never used without a word, where the token is wrong not at all."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    class Answer:
+        status_code, headers, request = status, {}, None
+
+    def refuse(*_: object, **__: object) -> None:
+        error = HfHubHTTPError.__new__(HfHubHTTPError)
+        error.response = Answer()  # type: ignore[assignment]
+        raise error
+
+    names = ("list_repo_files", "model_info")
+    real = {name: getattr(huggingface_hub.HfApi, name) for name in names}
+    for name in names:
+        monkeypatch.setattr(huggingface_hub.HfApi, name, refuse)
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        resolve("some/model", allow_patterns=patterns)
+    for name in names:
+        monkeypatch.setattr(huggingface_hub.HfApi, name, real[name])
+    folder = resolve("some/model", allow_patterns=patterns)
+    assert not caplog.records
+    for name in names:
+        monkeypatch.setattr(huggingface_hub.HfApi, name, refuse)
+    if status == 401:
+        with pytest.raises(CheckpointError, match="refuses it"):
+            resolve("some/model", allow_patterns=patterns)
+        return
+    with caplog.at_level(logging.WARNING, logger="xlm"):
+        assert resolve("some/model", allow_patterns=patterns) == folder
+    assert said in caplog.text and "what is in the cache is used" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+def test_a_cache_without_room(hub: LoopbackHub, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def full(*_: object, local_files_only: bool = False, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(CheckpointError, match=rf"cannot be written \({os.strerror(number)}\); set HF_HOME"):
+        resolve("some/model")
 
 
 def test_many_readers_one_download(hub: LoopbackHub) -> None:

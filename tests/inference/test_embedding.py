@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     from xlm.assets import bundled_folder
 
     for file in bundled_folder().iterdir():
-        (tmp_path / file.name).symlink_to(file)
+        shutil.copyfile(file, tmp_path / file.name)
     kinds = ["Transformer", "Pooling", "Normalize"]
     modules = [
         {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}

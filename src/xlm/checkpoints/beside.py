@@ -7,28 +7,37 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from xlm.atomic import make_folder, write_bytes
+from xlm.checkpoints.shards import safe_member
 from xlm.errors import OutputError
-from xlm.hub import HEADS, MODULE_FOLDERS, WEIGHTS, is_side_file
+from xlm.hub import HEADS, MODULE_FOLDERS, TOKENIZER_FILES, WEIGHTS
 
-# What says how the weights are laid out is written with them; `dict.txt` is fairseq's.
-_OF_WEIGHTS = ("config.json", "dict.txt")
-# What is read together with weights, or in their stead, if it lies in their folder.
+# What is read together with weights, whatever their layout. What says how they are laid out is written with them.
+_SETTINGS = (
+    *(*TOKENIZER_FILES, *HEADS, "generation_config.json"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
+_PAPERS = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt")
+_MODULE_FILES = ("config.json",)
+# What is read with weights, or in their stead, if it lies in their folder; `dict.txt` is fairseq's.
 _READ = (
-    *("config.json", "dict.txt", "codes", "sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json"),
-    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", *HEADS, MODULE_FOLDERS),
+    *("config.json", "dict.txt", "codes", *_SETTINGS, MODULE_FOLDERS),
     *(pattern for kind in WEIGHTS for pattern in kind),
 )
 
 
 def names_beside(source: Path) -> list[str]:
-    """The files and folders in ``source`` that :func:`copy_beside` copies, sorted."""
-    return [
-        path.name
-        for path in sorted(source.iterdir())
-        if (path.is_dir() and fnmatch(path.name, MODULE_FOLDERS))
-        or (path.is_file() and is_side_file(path.name) and path.name not in _OF_WEIGHTS)
-    ]
+    """The files in ``source`` that :func:`copy_beside` copies: known names alone, those of modules with their folder.
+
+    Raises:
+        CheckpointError: one is a link that leads out of the folder (other than into the blobs of a Hub cache): what lies
+            there need not be the model's, and a copy of it may be published.
+    """
+    names = [name for name in (*_SETTINGS, *_PAPERS) if (source / name).is_file()]
+    for folder in sorted(path for path in source.glob(MODULE_FOLDERS) if path.is_dir()):
+        names += [f"{folder.name}/{name}" for name in _MODULE_FILES if (folder / name).is_file()]
+    for name in names:
+        safe_member(source, name, source, "file")
+    return names
 
 
 def need_own(folder: Path, source: Path, written: Collection[str], argument: str = "dst") -> None:
@@ -50,20 +59,19 @@ def need_own(folder: Path, source: Path, written: Collection[str], argument: str
 
 
 def copy_beside(source: Path, folder: Path, skip: Collection[str] = ()) -> None:
-    """Copy what lies beside the weights in ``source`` to ``folder``, but for its config and the names in ``skip``.
+    """Copy what belongs to the weights in ``source`` to ``folder``, but for its config and the names in ``skip``.
 
     These are the files of tokenizers, special tokens, generation settings, the modules and prompts of
     sentence-transformers, bge-m3's heads, the model's card and licence.
 
     Raises:
+        CheckpointError: a link that leads out of ``source``.
         OutputError: a file cannot be written.
     """
     if source.resolve() == folder.resolve():
         return
-    for path in (source / name for name in names_beside(source)):
-        if path.is_dir():
-            inner = make_folder(folder / path.name)
-            for file in sorted(one for one in path.iterdir() if one.is_file()):
-                write_bytes(inner / file.name, file.read_bytes())
-        elif path.name not in skip:
-            write_bytes(folder / path.name, path.read_bytes())
+    for name in names_beside(source):
+        if name in skip:
+            continue
+        make_folder((folder / name).parent)
+        write_bytes(folder / name, (source / name).read_bytes())

@@ -13,24 +13,13 @@ from xlm.checkpoints.shards import check_contents, read_index
 from xlm.checkpoints.tensorfile import TensorFile, map_file, refuse_impostor
 from xlm.checkpoints.writer import save_safetensors
 from xlm.errors import CheckpointError
+from xlm.hub import WEIGHTS as KINDS
 from xlm.hub import with_variant
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint", "save_safetensors", "write_bytes", "write_json", "write_text"]
 
 # What is looked for in a folder, best first; an index stands for its shards.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "tf_model.safetensors",
-    "flax_model.safetensors",
-    "tf_model.h5",
-    "tf_model.h5.index.json",
-    "flax_model.msgpack",
-    "flax_model.msgpack.index.json",
-    "model.pt",
-)
+WEIGHTS = tuple(names[0] for names in KINDS if "*" not in names[0])
 _ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack")
 
 

@@ -23,15 +23,10 @@ from xlm.errors import CheckpointError, ConfigError, InputError
 from xlm.families.auto import config_class_of
 from xlm.families.config import PretrainedConfig
 from xlm.families.registry import FAMILIES, Family
-from xlm.hub import WEIGHTS
+from xlm.hub import TOKENIZER_FILES, WEIGHTS
 from xlm.jsonfile import read_object
 
 LAYOUTS = ("transformers", "fairseq", "xlm")
-# The files of a tokenizer.
-TOKENIZER_FILES = (
-    *("sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "dict.txt"),
-)
 _WORDS = PREFIX + "embeddings.word_embeddings.weight"
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Copies of other tensors where the model ties them, dropped when they agree.
@@ -179,7 +174,7 @@ def inspect(path: str | os.PathLike[str], *, values: bool = False) -> dict[str, 
         "sides": {s.prefix.removesuffix("."): s.family.spec(s.config).num_layers for s in sides if s.prefix},
         "languages": languages_of(config),
         "labels": dict(config.id2label) if "Classification" in str(config.architectures) else {},
-        "tokenizer": [name for name in TOKENIZER_FILES if (opened.folder / name).is_file()],
+        "tokenizer": [name for name in (*TOKENIZER_FILES, "dict.txt") if (opened.folder / name).is_file()],
         "notes": notes,
         "report": opened.report.to_dict(),
         "fits": not opened.report,
@@ -190,12 +185,9 @@ def _vocabulary_note(folder: Path, rows: int) -> list[str]:
     """A warning when the tokenizer beside the weights has ids that the word table has no row for."""
     pieces, words = folder / "sentencepiece.bpe.model", folder / "vocab.json"
     if pieces.is_file():
-        import sentencepiece
+        from xlm.tokenizers.proto import parse
 
-        try:
-            size = sentencepiece.SentencePieceProcessor(model_file=str(pieces)).get_piece_size() + 2
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"{pieces}: not a SentencePiece model: {error}") from error
+        size = parse(pieces.read_bytes(), str(pieces)).count + 2
         name = pieces.name
     elif words.is_file():
         size, name = len(read_object(words)), words.name
@@ -283,7 +275,7 @@ def _written(opened: Opened, to: str) -> list[str]:
         *(pattern for kind in WEIGHTS for pattern in kind),
     ]  # nobody reads others beside safetensors
     names += ["vocab.json", "tokenizer_config.json", "merges.txt"] if opened.checkpoint.extras.get("vocabulary") else []
-    return [*names, *names_beside(opened.folder)]
+    return [*names, *(name.partition("/")[0] for name in names_beside(opened.folder))]
 
 
 def untied(opened: Opened, dtype: str | None) -> dict[str, Stored]:

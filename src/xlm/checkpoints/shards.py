@@ -20,7 +20,7 @@ def some(names: Iterable[str]) -> str:
 
 
 def safe_member(folder: Path, name: str, index: Path, what: str = "shard") -> Path:
-    """The path of a shard, or ``what`` else, named by an index, which must lie inside its folder under the rules of every system.
+    """The path of a shard (or of what else), named by an index: it must lie inside its folder by the rules of every system.
 
     Links are followed only inside the folder, or from a Hub cache's snapshot into the blobs of the same repository.
 

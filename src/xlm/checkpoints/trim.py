@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from xlm import atomic
-from xlm.checkpoints.beside import copy_beside
+from xlm.checkpoints.beside import copy_beside, names_beside
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.io import Opened, open_model, save_model, untied
 from xlm.checkpoints.published import PREFIX
@@ -102,6 +102,7 @@ def trim(
         raise InputError("texts, counts and keep_pieces are all empty: nothing says what to keep")
     atomic.need_new(out)
     opened = open_model(source)
+    names_beside(opened.folder)  # what may not be copied is told before anything is computed
     _check(opened)
     vocabulary = open_vocabulary(opened.folder)
     tokens = vocabulary.tokens

@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xlm.errors import CheckpointError
-
-TOKENIZER_FILES = (
-    "sentencepiece.bpe.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+from xlm.hub import TOKENIZER_FILES
 
 
 class LineEncoder(Protocol):

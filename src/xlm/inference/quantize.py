@@ -33,7 +33,7 @@ from xlm.backends.torch.placement import observe, stored_names
 from xlm.backends.torch.weights import array_of
 from xlm.batches.batch import Batch
 from xlm.batches.packing import pack, split_budget
-from xlm.checkpoints.beside import copy_beside
+from xlm.checkpoints.beside import copy_beside, names_beside
 from xlm.checkpoints.files import save_safetensors
 from xlm.checkpoints.published import to_theirs
 from xlm.checkpoints.quantized import INPUT_SCALE, INPUT_ZERO, METHOD, SCALE
@@ -168,6 +168,7 @@ def quantize(
     if activations not in (None, "calibrated", "by row"):
         raise InputError(f"activations is {activations!r}: it must be 'calibrated' or 'by row'")
     need_new(out)
+    names_beside(folder)  # what may not be copied is told before anything is computed
     samples, asked = halves(texts or bundled_texts())
     kinds: tuple[Kind, ...] = (activations,) if activations else ("calibrated", "by row")
     if not samples:

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from xlm.data.vocabulary import TOKENIZER_FILES
 from xlm.errors import CheckpointError, OutputError
+from xlm.hub import TOKENIZER_FILES
 from xlm.training.files import atomic_folder, remove_folder, verify_folder
 from xlm.training.runtime import Processes
 from xlm.training.sharding import SHARDS, fill, is_cut, load_shards, plain_class, save_shards

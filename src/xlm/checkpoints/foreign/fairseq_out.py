@@ -151,13 +151,9 @@ def dictionary_of(vocabulary: Path, rows: int) -> str:
     Raises:
         CheckpointError: the file is no SentencePiece model, or has more pieces than the table has rows.
     """
-    import sentencepiece
+    from xlm.tokenizers.proto import parse
 
-    try:
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{vocabulary}: not a SentencePiece model: {error}") from error
-    words = [pieces.id_to_piece(i) for i in range(3, pieces.get_piece_size())]
+    words = parse(vocabulary.read_bytes(), str(vocabulary)).pieces()[3:]
     spare = rows - 4 - len(words) - 1
     if spare < 0:
         raise CheckpointError(
