@@ -178,6 +178,18 @@ def test_half_precision(policy: str) -> None:
     close(tf.cast(softmax(scores), tf.float32), tf.cast(tf.cast(exact, scores.dtype), tf.float32), 0)
 
 
+@pytest.mark.parametrize("policy", slow_but("mixed_float16", ["mixed_bfloat16"]))
+def test_half_precision_of_rows_that_see_nothing(policy: str) -> None:
+    """All weights are equal, however low the scores; in float16 the lowest bias and a low score made NaN."""
+    model, mask = make(R, dtype=policy), np.array([[0] * 7, [1] * 7, [1] * 7])
+    for name, weight in model.named_weights().items():
+        if name.endswith(("self.query.bias", "self.key.bias")):
+            weight.write(np.full(weight.shape, 5.0 if "query" in name else -5.0, np.float32))
+    output = model(IDS, attention_mask=mask, output_attentions=True)
+    assert np.isfinite(np.asarray(output.last_hidden_state, np.float32)).all()
+    close(np.asarray(output.attentions[0][0], np.float32), np.full((2, 7, 7), 1 / 7), 1e-3)
+
+
 @pytest.mark.parametrize("name", slow_but("XLMWithLMHeadModel", [n[2:] for n in MODELS if "WithLM" not in n]))
 def test_tf_model_h5_keeps_every_tensor(name: str, tmp_path: Path) -> None:
     head = NAMED[name]

@@ -73,9 +73,7 @@ class SelfAttention(keras.layers.Layer):
         scores = tf.matmul(q, k, transpose_b=True)
         if self.relative != "absolute":
             scores += self._relative(q, k)
-        if bias is not None:
-            scores += bias
-        p = dropout(self.dropout, softmax(scores), training)
+        p = dropout(self.dropout, softmax(scores, bias), training)
         if head_mask is not None:
             p *= head_mask
         out = tf.transpose(tf.matmul(p, v), (0, 2, 1, 3))

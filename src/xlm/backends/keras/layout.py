@@ -15,7 +15,7 @@ from xlm.families.spec import EncoderSpec
 
 @dataclass(frozen=True)
 class Padded:
-    """Rows are (batch * length); attention adds ``bias`` (broadcastable to (b, heads, q, k)) to its scores."""
+    """Rows are (batch * length); attention adds ``bias`` (broadcastable to (b, heads, q, k), float32) to its scores."""
 
     batch: Any
     length: Any
@@ -25,7 +25,7 @@ class Padded:
 
 
 def additive(visible: Tensor, dtype: Any) -> Tensor:
-    """Scores' bias of a mask: 0 where it is 1, the lowest finite value of ``dtype`` where it is 0."""
+    """Scores' bias of a mask: 0 where it is 1, the lowest finite value of ``dtype`` where it is 0; see ``ops.softmax``."""
     return (1 - tf.cast(visible, dtype)) * dtype.min
 
 

@@ -92,10 +92,18 @@ def norm(layer: keras.layers.LayerNormalization, x: Tensor) -> Tensor:
     return tf.cast(tf.nn.batch_normalization(wide, mean, variance, beta, gamma, layer.epsilon), x.dtype)
 
 
-def softmax(scores: Tensor) -> Tensor:
-    """Softmax of the last axis, in float32 at least: sums of long rows lose accuracy in half precision."""
-    wide = scores if scores.dtype == tf.float64 else tf.cast(scores, tf.float32)
-    return tf.cast(tf.nn.softmax(wide), scores.dtype)
+def wide_type(dtype: Any) -> Any:
+    """The type of scores and their biases: float32 at least."""
+    return dtype if dtype == tf.float64 else tf.float32
+
+
+def softmax(scores: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax of the last axis, in float32 at least: sums of long rows lose accuracy in half precision.
+
+    ``bias``, of the wide type, is added there: beside the lowest float16 a low score is minus infinity.
+    """
+    wide = tf.cast(scores, wide_type(scores.dtype))
+    return tf.cast(tf.nn.softmax(wide if bias is None else wide + bias), scores.dtype)
 
 
 def dropout(layer: keras.layers.Dropout, x: Tensor, training: bool) -> Tensor:

@@ -15,7 +15,7 @@ from xlm.backends.keras.embeddings import Embeddings, check_ids
 from xlm.backends.keras.encoder import Encoder, Trace
 from xlm.backends.keras.heads import Pooler
 from xlm.backends.keras.layout import Padded, check_mask, cross_attention_bias, fits, self_attention_bias
-from xlm.backends.keras.ops import Tensor, eager, sizes
+from xlm.backends.keras.ops import Tensor, eager, sizes, wide_type
 from xlm.backends.keras.pretrained import TFPreTrainedModel
 from xlm.batches.batch import positions_after_padding
 from xlm.errors import InputError
@@ -122,7 +122,7 @@ class TrunkModel(TFPreTrainedModel):
         row_mask = tf.reshape(recent(mask), (-1, 1)) if spec.zero_padding and mask is not None else None
         x = tf.reshape(words, (-1, spec.hidden_size))
         x = self.embeddings.forward(x, positions, types, languages, row_mask, training)
-        layout = Padded(batch, new, self_attention_bias(spec, mask, batch, new, past, x.dtype), row_mask)
+        layout = Padded(batch, new, self_attention_bias(spec, mask, batch, new, past, wide_type(x.dtype)), row_mask)
         x, trace = self.encoder.forward(
             x,
             layout,
@@ -252,5 +252,5 @@ class TrunkModel(TFPreTrainedModel):
                 f"encoder_hidden_states of shape {tuple(states.shape)}: must be ({batch}, tokens, {hidden})"
             )
         keys = sizes(states)[1]
-        bias = cross_attention_bias(call.encoder_attention_mask, batch, queries, keys, dtype)
+        bias = cross_attention_bias(call.encoder_attention_mask, batch, queries, keys, wide_type(dtype))
         return tf.reshape(tf.cast(states, dtype), (-1, hidden)), keys, bias
