@@ -35,6 +35,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
@@ -284,8 +285,6 @@ def serving(server: str, dtype: str, options: argparse.Namespace) -> Iterator[Se
 
 def peer(folder: str, dtype: str, port: int) -> None:
     """Serve a model by sentence-transformers: what most people write who write their own server."""
-    import threading
-
     import torch
     import uvicorn
     from orjson import OPT_SERIALIZE_NUMPY, dumps, loads
@@ -565,20 +564,32 @@ def _shares(options: argparse.Namespace) -> list[float]:
 
 
 def many_clients(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """1,000 clients for minutes; every body is checked, memory is looked at from the first minute's end on."""
+    """1,000 clients for minutes; every body is checked, memory is looked at every 5 s from the end of --warm seconds on."""
     work = Work(options.folder, options.model, options.inputs, limit=500)
     with serving("xlm", options.dtype, options) as running:
-        run(closed_loop(running.port, work, 1000, 20, 0))  # buffers and threads that 1,000 connections need
-        first = running.rss()
+        run(closed_loop(running.port, work, 1000, options.warm, 0))  # what 1,000 connections and the texts' sizes need
+        memory = [running.rss()]
+        end = threading.Event()
+
+        def look() -> None:
+            while not end.wait(5):
+                memory.append(running.rss())
+
+        looking = threading.Thread(target=look)
+        looking.start()
         counts = run(closed_loop(running.port, work, 1000, options.minutes * 60, 0, work.is_right))
-        last = running.rss()
+        end.set()
+        looking.join()
+        memory.append(running.rss())
     row = {
         "what": "clients", "server": "xlm", "model": options.model, "dtype": options.dtype, "minutes": options.minutes,
-        "rss_first": first, "rss_last": last, "drift": last / first - 1,
+        "warm": options.warm, "rss": memory, "drift": memory[-1] / memory[0] - 1, "widest": max(memory) / memory[0] - 1,
     } | counts  # fmt: skip
     print(
         f"{row['checked']:,} bodies checked, {row['wrong']} wrong, {row['failed']} failed, {row['requests']:,} in time; "
-        f"memory {first:.0f} -> {last:.0f} MB ({row['drift']:+.1%})"
+        f"p50 {row['p50']:,.0f} p95 {row['p95']:,.0f} ms; memory {memory[0]:.0f} -> {memory[-1]:.0f} MB "
+        f"({row['drift']:+.1%}; at most {row['widest']:+.1%}), every minute: "
+        + " ".join(f"{mb:.0f}" for mb in memory[::12])
     )
     return [row]
 
@@ -784,6 +795,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--warm", type=float, default=30, help="seconds of `clients` before memory is looked at")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=Path, nargs="+", default=[], help="files, one text a line (before a tab)")
     parser.add_argument("--count", type=int, default=2000)

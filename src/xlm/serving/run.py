@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from xlm.serving.app import create_app
+from xlm.serving.memory import bound_caches
 from xlm.serving.settings import Settings
 from xlm.serving.wire import Wire
 
@@ -86,6 +87,7 @@ def run(
     Raises:
         XLMError: of a loader; the server has ended.
     """
+    bound_caches()  # before a loader imports PyTorch
     app = create_app({}, settings, loading=tuple(loaders))
     desk = app.state.desk
     if log_requests:
