@@ -3,7 +3,7 @@
 #   make test       what the continuous integration runs: formatting, types, import rules, quick tests
 #   make test-all   the slow tests too
 #   make lint       formatting, types and import rules alone
-#   make bench      the benchmarks
+#   make bench      the benchmarks; ONLY="encode serving": these
 #   make docs       regenerate the generated parts of the documentation
 #   make clean      remove .venv and everything else that was made
 
@@ -56,7 +56,7 @@ test-all: lint
 	$(PYTEST) -n $(WORKERS)
 
 bench: .venv/.installed-dev
-	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; env -u OMP_NUM_THREADS $(BIN)/python "$$script"; done
+	@env -u OMP_NUM_THREADS $(BIN)/python tools/bench.py $(ONLY)
 
 docs: .venv/.installed-dev
 	$(BIN)/python tools/tree.py --write
