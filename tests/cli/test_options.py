@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -353,3 +354,35 @@ def test_texts_are_continued_together_as_alone(
     assert len({answer["generated"] for answer in alone}) > 1, "the model says something"
     long = "good " * (engine.max_tokens - 4)  # with room for two tokens or three
     assert engine.generate([*texts, long], max_new_tokens=6, num_beams=beams)[:-1] == alone
+
+
+def test_a_server_takes_them_too(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    engines: dict[str, Any] = {}
+
+    def served(loaders: dict[str, Any], *_: Any, **__: Any) -> None:
+        engines.update({name: load() for name, load in loaders.items()})
+
+    monkeypatch.setattr("xlm.serving.run.run", served)
+    assert (
+        main(["serve", f"one={folders['fill']}", "bundled", "--batch-invariant", "--no-pickle", "--dtype", "bfloat16"])
+        == 0
+    )
+    assert list(engines) == ["one", "xlmr-mini"]
+    assert all(engine.batch_invariant and engine.dtype == "bfloat16" for engine in engines.values())
+
+
+def test_pickles_are_refused_where_that_is_asked_for(folders: dict[str, Path], run: Run, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(folders["fill"], pickled)
+    (pickled / "model.safetensors").unlink()
+    torch.save(xlm.XLMRobertaForMaskedLM.from_pretrained(folders["fill"]).state_dict(), pickled / "pytorch_model.bin")
+    assert xlm.load(pickled).embed(["good"]).shape[0] == 1
+    with pytest.raises(xlm.CheckpointError, match="allow_pickle=False"):
+        xlm.load(pickled, allow_pickle=False)
+    assert "allow_pickle=False" in run("embed", "good", "-m", pickled, "--no-pickle").err
+    heads = tmp_path / "heads"
+    shutil.copytree(folders["fill"], heads)
+    torch.save({"weight": torch.zeros(1, 8), "bias": torch.zeros(1)}, heads / "sparse_linear.pt")
+    with pytest.raises(xlm.CheckpointError, match=r"sparse_linear\.pt: a pickle, and allow_pickle=False"):
+        xlm.load(heads, allow_pickle=False)

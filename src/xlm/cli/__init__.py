@@ -102,8 +102,8 @@ def options(
 ) -> None:
     """Cross-lingual encoders: fill masks, embed, pretrain and convert [bold]XLM[/], [bold]XLM-R[/] and [bold]XLM-R XL[/].
 
-    [dim]Without --model the commands that use one take the small model that comes with the package (bundled): it fills masks
-    and embeds; classify, tag, answer, choose, rerank, generate and translate need one that was trained for that.[/]
+    [dim]Without --model: the small model of the package (bundled), which fills masks and embeds.
+    Other tasks need a model that was trained for them.[/]
     """
     if debug:
         os.environ["XLM_DEBUG"] = "1"

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xlm.cli.common import DeviceOption, DtypeOption, stderr
+from xlm.cli.common import stderr
+from xlm.cli.loading import Load, runs_a_model
 
 if TYPE_CHECKING:
     from xlm.serving.settings import Settings
 
 
+@runs_a_model("model", "lang")
 def serve(
     models: Annotated[
         list[str] | None,
@@ -22,8 +24,6 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 for other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0: any free one.")] = 8000,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
     lang: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,6 +42,8 @@ def serve(
         float, typer.Option("--answer-seconds", min=0.1, help="Then a request gets 504.")
     ] = 120.0,
     log_requests: Annotated[bool, typer.Option(help="One JSON line a request on stderr, without its texts.")] = False,
+    *,
+    load: Load,
 ) -> None:
     """Serve models over HTTP: OpenAI, Cohere and TEI routes, every task, a page at /.
 
@@ -61,15 +63,14 @@ def serve(
     # time until the server is ready. From then on `run` lets it be looked for again.
     gc.disable()
     try:
-        _serve(models or [None], dtype, device, lang or [], settings, host, port, log_requests)
+        _serve(models or [None], load, lang or [], settings, host, port, log_requests)
     finally:
         gc.enable()
 
 
 def _serve(
     models: Sequence[str | None],
-    dtype: str | None,
-    device: str | None,
+    load: Load,
     langs: Sequence[str],
     settings: Settings,
     host: str,
@@ -94,7 +95,7 @@ def _serve(
             raise InputError(f"two models are called {name!r}: give one of them another name, as in  NAME={path}")
         places[name] = path
     spoken = _by_model(langs, list(places))
-    loaders = {name: loader(path, dtype, device, spoken.get(name)) for name, path in places.items()}
+    loaders = {name: loader(path, load, spoken.get(name)) for name, path in places.items()}
     run(loaders, settings, host=host, port=port, log_requests=log_requests, say=lambda text: stderr().print(text))
 
 

@@ -15,19 +15,15 @@ _AT_ONCE = 1 << 22
 """Bytes that are read at once."""
 
 
-def loader(
-    path_or_name: str | None, dtype: str | None, device: str | None, lang: str | None = None
-) -> Callable[[], Any]:
-    """What loads an engine when it is called; arguments and errors as in `xlm.load`."""
+def loader(path_or_name: str | None, load: Callable[..., Any], lang: str | None = None) -> Callable[[], Any]:
+    """What loads an engine when it is called: ``load(model=..., lang=...)``, which is `xlm.load` with all other options."""
 
-    def load() -> Any:
+    def begin() -> Any:
         folder = resolve(BUNDLED if path_or_name is None else path_or_name)
         threading.Thread(target=read_ahead, args=(folder,), daemon=True).start()
-        import xlm
+        return load(model=path_or_name, lang=lang)
 
-        return xlm.load(path_or_name, dtype=dtype, device=device, lang=lang)
-
-    return load
+    return begin
 
 
 def read_ahead(folder: Path) -> int:
