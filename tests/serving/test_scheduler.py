@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +81,34 @@ def test_a_short_text_passes_a_long_request(model: tuple[Gate, Scheduler]) -> No
         gate.let.release()
         gate.started.acquire()
     assert any(1 in pack for pack in gate.packs[1:3])
+
+
+def test_a_failure_behind_the_forward_is_one_requests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pools the states, and hands them out, may fail as the model may: its thread goes on."""
+    from xlm.serving import scheduler as module
+
+    real = module.pool
+
+    def broken(states: Any, lengths: Any, pooling: str) -> Any:
+        if 13 in lengths:
+            raise MemoryError("no room for these")
+        return real(states, lengths, pooling)
+
+    monkeypatch.setattr(module, "pool", broken)
+    scheduler = Scheduler(lambda rows, languages: torch.ones(sum(map(len, rows)), 4), tokens_a_pack=1000)
+
+    async def ask() -> list[Any]:
+        asked = [[[1] * 5], [[1] * 13], [[1] * 7, [1] * 3]]
+        futures = [scheduler.vectors(rows, "mean", Ticket()) for rows in asked]
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    for _ in range(2):
+        first, second, third = asyncio.run(ask())
+        assert isinstance(second, MemoryError) and scheduler.alive
+        assert first.shape == (1, 4) and third.shape == (2, 4) and (third == 1).all()
+    monkeypatch.setattr(module._Pooled, "take", lambda *_: 1 / 0)
+    assert all(isinstance(found, ZeroDivisionError) for found in asyncio.run(ask())[::2]) and scheduler.alive
+    scheduler.close()
 
 
 def test_what_nobody_waits_for_makes_room(model: tuple[Gate, Scheduler]) -> None:

@@ -252,6 +252,7 @@ class Scheduler:
         try:
             with torch.inference_mode():
                 states = self._run([job.rows[index] for index, job in chosen], [job.language for _, job in chosen])
+                portions = _portions(chosen, states)
         except Exception as error:
             if len(chosen) == 1:
                 log.warning("a row of %d tokens failed: %s", len(chosen[0][1].rows[chosen[0][0]]), type(error).__name__)
@@ -261,30 +262,46 @@ class Scheduler:
             self._compute(chosen[:middle])
             self._compute(chosen[middle:])
             return
-        self._hand_out(chosen, states)
+        self._hand_out(portions)
 
     @staticmethod
-    def _hand_out(chosen: list[tuple[int, _Job]], states: Tensor) -> None:
+    def _hand_out(portions: list[tuple[_Job, list[int], Any]]) -> None:
         """Every job gets its rows; finished vectors go to their event loop in one call."""
-        lengths = [len(job.rows[index]) for index, job in chosen]
-        members: dict[_Job, list[int]] = {}
-        for at, (_, job) in enumerate(chosen):
-            members.setdefault(job, []).append(at)
-        pooled: dict[str, Floats] = {}
         finished: dict[asyncio.AbstractEventLoop, list[_Pooled]] = {}
-        parts: Sequence[Tensor] | None = None
-        for job, places in members.items():
-            indices = [chosen[at][0] for at in places]
+        for job, indices, portion in portions:
             if isinstance(job, _Pooled):
-                if job.pooling not in pooled:
-                    pooled[job.pooling] = pool(states.float().cpu().numpy(), lengths, job.pooling)
-                if job.take(indices, pooled[job.pooling][places]):
+                try:
+                    done = job.take(indices, portion)
+                except Exception as error:  # no memory for its vectors, say: the others have theirs
+                    _fail(job, error)
+                    continue
+                if done:
                     finished.setdefault(job.future.get_loop(), []).append(job)
             elif isinstance(job, _Streamed):
-                parts = parts or states.split(lengths)
-                job.done.put((indices, [lengths[at] for at in places], torch.cat([parts[at] for at in places])))
+                job.done.put((indices, *portion))
         for loop, jobs in finished.items():
             _tell(loop, jobs)
+
+
+def _portions(chosen: list[tuple[int, _Job]], states: Tensor) -> list[tuple[_Job, list[int], Any]]:
+    """What each job gets of a pack: the indices of its rows, and their vectors, or their lengths and states."""
+    lengths = [len(job.rows[index]) for index, job in chosen]
+    members: dict[_Job, list[int]] = {}
+    for at, (_, job) in enumerate(chosen):
+        members.setdefault(job, []).append(at)
+    pooled: dict[str, Floats] = {}
+    parts: Sequence[Tensor] | None = None
+    found: list[tuple[_Job, list[int], Any]] = []
+    for job, places in members.items():
+        indices = [chosen[at][0] for at in places]
+        if isinstance(job, _Pooled):
+            if job.pooling not in pooled:
+                pooled[job.pooling] = pool(states.float().cpu().numpy(), lengths, job.pooling)
+            found.append((job, indices, pooled[job.pooling][places]))
+        else:
+            parts = parts or states.split(lengths)
+            found.append((job, indices, ([lengths[at] for at in places], torch.cat([parts[at] for at in places]))))
+    return found
 
 
 def _fail(job: _Job, error: BaseException) -> None:
