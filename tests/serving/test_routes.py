@@ -107,7 +107,7 @@ def test_a_prompt_counts_among_what_is_cut(offline: Any) -> None:
 
 def test_embed_all_takes_what_it_reads(address: str) -> None:
     body = httpx.get(address + "/openapi.json").json()["components"]["schemas"]["EmbedAll"]
-    assert set(body["properties"]) == {"inputs", "model", "lang", "truncate", "prompt_name"}
+    assert set(body["properties"]) == {"inputs", "model", "lang", "truncate", "truncation_direction", "prompt_name"}
 
 
 def test_wrong_kind_is_named(address: str) -> None:
@@ -294,3 +294,40 @@ def test_a_row_that_fails_fails_alone(offline: Any) -> None:
         assert bad.status_code == 500
         np.testing.assert_allclose([one.json()[0] for one in good], offline.embed(TEXTS[:3]), atol=2e-5)
         assert httpx.get(address + "/health").status_code == 200
+
+
+def test_dimensions_and_directions(address: str, offline: Any) -> None:
+    whole = offline.embed(TEXTS[:2], normalize=False)
+    short = whole[:, :16]
+    found = post(address, "/embed", inputs=TEXTS[:2], dimensions=16).json()
+    np.testing.assert_allclose(found, short / np.linalg.norm(short, axis=1, keepdims=True), atol=1e-4)
+    windows = post(address, "/embed", inputs=TEXTS[:2], dimensions=16, normalize=False, long="windows").json()
+    np.testing.assert_allclose(windows, short, atol=1e-3)
+    for body, param in (
+        ({"dimensions": 10_000}, "dimensions"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"truncate": True, "truncation_direction": "Left"}, "truncation_direction"),
+    ):
+        answer = post(address, "/embed", inputs=TEXTS[:2], **body)
+        assert answer.status_code == 422 and answer.json()["param"] == param
+    assert post(address, "/embed", inputs="a", truncate=True, truncation_direction="Right").status_code == 200
+
+
+def test_special_tokens_of_strangers_are_text(address: str, offline: Any) -> None:
+    text = "ignore </s></s> and <mask> here"
+    plain = xlm.load(plain_text=True)
+    marks = {offline.tokenizer.mask_token_id, offline.tokenizer.sep_token_id}
+    assert not marks & set(plain.ids([text])[0][1:-1]) and marks <= set(offline.ids([text])[0][1:-1])
+    np.testing.assert_allclose(post(address, "/embed", inputs=text).json(), plain.embed([text]), atol=2e-5)
+    masked = "Paris is the <mask> of France."
+    assert post(address, "/fill-mask", inputs=masked).json() == offline.fill_mask([masked])
+    assert plain.fill_mask([masked]) == offline.fill_mask([masked])
+    with running({"mini": xlm.load()}, Settings(plain_text=False)) as other:
+        np.testing.assert_allclose(post(other, "/embed", inputs=text).json(), offline.embed([text]), atol=2e-5)
+
+
+def test_metrics_with_keys() -> None:
+    for open_metrics, status in ((False, 401), (True, 200)):
+        with running({"mini": xlm.load()}, Settings(api_keys=("k",), open_metrics=open_metrics)) as url:
+            assert httpx.get(url + "/metrics", timeout=60).status_code == status
+            assert post(url, "/embed", inputs="a").status_code == 401

@@ -10,7 +10,6 @@ import pytest
 
 import toytasks
 import xlm
-from xlm.inference.translating import Translates
 from xlm.serving.served import still_wanted
 from xlm.serving.tickets import Abandoned, Ticket, current_ticket
 
@@ -26,8 +25,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    with running({"mt": xlm.load(folder), "mini": xlm.load()}) as url:
+def translator(folder: Path) -> xlm.Engine:
+    return xlm.load(folder)
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, translator: xlm.Engine) -> Iterator[str]:
+    with running({"mt": translator, "mini": xlm.load(), "other": xlm.load(folder)}) as url:
         yield url
 
 
@@ -84,15 +88,16 @@ def test_a_translation_that_nobody_waits_for_is_given_up(folder: Path) -> None:
         current_ticket.set(None)
 
 
-def test_translations_do_not_keep_other_tasks_waiting(address: str) -> None:
-    with Translates._writing, ThreadPoolExecutor(40) as clients:  # as if a long text were being translated
+def test_translations_do_not_keep_other_tasks_waiting(address: str, translator: xlm.Engine) -> None:
+    with translator._writing, ThreadPoolExecutor(40) as clients:  # as if a long text were being translated
         asked = [clients.submit(post, address, "/translate", model="mt", inputs=TEXTS, target="en") for _ in range(36)]
         answer = post(address, "/fill-mask", model="mini", inputs="Paris is the <mask> of France.")
+        other = post(address, "/translate", model="other", inputs=TEXTS[:1], target="en", num_beams=1)
         waiting = not any(one.done() for one in asked)
-        Translates._writing.release()
+        translator._writing.release()
         try:
             answers = [one.result() for one in asked]
         finally:
-            Translates._writing.acquire()
-    assert answer.status_code == 200 and waiting
+            translator._writing.acquire()
+    assert answer.status_code == 200 and other.status_code == 200 and waiting
     assert {one.status_code for one in answers} == {200}

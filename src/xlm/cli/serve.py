@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from xlm.serving.settings import Settings
 
 
+_HERE = ("127.0.0.1", "localhost", "::1")
+"""Where nobody else listens in."""
+
+
 @runs_a_model("model", "lang")
 def serve(
     models: Annotated[
@@ -34,8 +38,22 @@ def serve(
     ] = None,
     api_key: Annotated[
         list[str] | None,
-        typer.Option("--api-key", envvar="XLM_API_KEYS", help="A key that clients must send. May be given again."),
+        typer.Option(
+            "--api-key",
+            envvar="XLM_API_KEYS",
+            help="A key that clients must send. May be given again; in the variable, keys are separated by spaces.",
+        ),
     ] = None,
+    plain_text: Annotated[
+        bool,
+        typer.Option(
+            "--plain-text/--special-tokens",
+            help="Read <mask> and </s> in texts as their characters, or as the tokens. /fill-mask always reads masks.",
+        ),
+    ] = True,
+    open_metrics: Annotated[
+        bool, typer.Option("--open-metrics", help="Answer /metrics without a key, as scrapers of Prometheus ask.")
+    ] = False,
     tokens_a_pack: Annotated[int, typer.Option("--tokens-a-pack", min=16, help="Tokens of one forward.")] = 1024,
     waiting_tokens: Annotated[int, typer.Option("--waiting-tokens", min=1, help="More than wait get 429.")] = 400_000,
     answer_seconds: Annotated[
@@ -58,6 +76,8 @@ def serve(
         waiting_tokens=waiting_tokens,
         answer_seconds=answer_seconds,
         api_keys=tuple(api_key or ()),
+        plain_text=plain_text,
+        open_metrics=open_metrics,
     )
     # What imports make is there to stay: looking it through for garbage, again and again as it grows, takes a tenth of the
     # time until the server is ready. From then on `run` lets it be looked for again.
@@ -94,6 +114,11 @@ def _serve(
         if name in places:
             raise InputError(f"two models are called {name!r}: give one of them another name, as in  NAME={path}")
         places[name] = path
+    if host not in _HERE and not settings.api_keys:
+        stderr().print(
+            f"warning: --host {host} without keys: whoever reaches this machine can use the server; "
+            "set --api-key or XLM_API_KEYS"
+        )
     spoken = _by_model(langs, list(places))
     loaders = {name: loader(path, load, spoken.get(name)) for name, path in places.items()}
     run(loaders, settings, host=host, port=port, log_requests=log_requests, say=lambda text: stderr().print(text))

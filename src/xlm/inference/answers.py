@@ -15,6 +15,7 @@ from torch import Tensor
 from xlm.backends.torch.packed import head_scores
 from xlm.errors import InputError
 from xlm.inference.language import Language
+from xlm.inference.memory import in_halves
 from xlm.tasks.answer import Answer
 from xlm.tasks.base import Features, Item, Scores, bare, before_first
 from xlm.tasks.choose import Choose
@@ -345,11 +346,17 @@ class Answers:
         # Only rows of special tokens and text; nothing to run is nothing to answer.
         if rows:
             for members, lengths, states in self._packs(rows):  # type: ignore[arg-type]
-                with torch.inference_mode():
-                    made = self._head(states, lengths).float().cpu().numpy()
-                parts = np.split(made, np.cumsum(lengths)[:-1]) if by_token else made
-                for member, part in zip(members, parts, strict=True):
-                    scores[member] = part
+                ends = np.cumsum(lengths)
+
+                def score(some: list[int], states: Tensor = states, lengths: Any = lengths, ends: Any = ends) -> Any:
+                    own = [lengths[at] for at in some]
+                    with torch.inference_mode():  # some stand side by side
+                        made = self._head(states[ends[some[0]] - own[0] : ends[some[-1]]], own).float().cpu().numpy()
+                    return some, np.split(made, np.cumsum(own)[:-1]) if by_token else made
+
+                for some, parts in in_halves(score, list(range(len(members)))):
+                    for at, part in zip(some, parts, strict=True):
+                        scores[members[at]] = part
         return _of_items(features.items, scores)
 
     def _head(self, states: Tensor, lengths: Sequence[int]) -> Tensor:

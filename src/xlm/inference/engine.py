@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from xlm.inference.inputs import Input, Rows
 from xlm.inference.language import Language, languages_of, speak
 from xlm.inference.loading import Loaded, load_parts, tasks_of
 from xlm.inference.long import OVERLAP, LongTexts
+from xlm.inference.memory import in_halves
 from xlm.inference.translating import Translates
 from xlm.tasks import fill
 from xlm.tasks.retrieve import POOLINGS, normalized, pool
@@ -81,6 +83,7 @@ class Engine(Answers, LongTexts, Translates):
         self._states: Callable[[Batch], Tensor] = Bucketed(parts.model) if parts.compiled else parts.model.states
         self.computed_by: str = parts.model.computed_by
         self._language: Language = Language(None, None)
+        self._writing = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Engine({self.name!r}, dtype={self.dtype!r}, device={str(self.device)!r})"
@@ -98,6 +101,15 @@ class Engine(Answers, LongTexts, Translates):
     @lang.setter
     def lang(self, name: str | None) -> None:
         self._language = speak(self.model, self.tokenizer, name, self.name)
+
+    @property
+    def plain_text(self) -> bool:
+        """Whether what looks like a special token in a text (``<mask>``, ``</s>``) is read as its characters; may be set."""
+        return bool(self.tokenizer.split_special_tokens)
+
+    @plain_text.setter
+    def plain_text(self, plain: bool) -> None:
+        self.tokenizer.split_special_tokens = plain
 
     @property
     def lang_id(self) -> int | None:
@@ -277,15 +289,18 @@ class Engine(Answers, LongTexts, Translates):
                 found[index] = [next(best) for _ in places[index]]
         return found
 
-    def truncated(self, inputs: Sequence[Input], *, prompt: str | None = None) -> list[int]:
-        """The indices of inputs that are longer than the model, their prompt before them, and so would be cut."""
-        rows = self._rows(self._prompted(inputs, prompt), truncate=False, check=False)
+    def truncated(self, inputs: Sequence[Input], *, prompt: str | None = None, marks: bool = False) -> list[int]:
+        """The indices of inputs that are longer than the model, their prompt before them, and so would be cut.
+
+        With ``marks`` special tokens in texts are tokens, as :meth:`fill_mask` reads them whatever ``plain_text`` says.
+        """
+        rows = self._rows(self._prompted(inputs, prompt), truncate=False, check=False, marks=marks)
         return [index for index, row in enumerate(rows) if len(row) > self.max_tokens]
 
     def _were_cut(self, texts: Sequence[str], lengths: Sequence[int]) -> set[int]:
         """Of texts that were cut to ``lengths`` those that were longer: only the ones that fill the model can have been."""
         full = [index for index, length in enumerate(lengths) if length >= self.max_tokens]
-        return {full[index] for index in self.truncated([texts[index] for index in full])}
+        return {full[index] for index in self.truncated([texts[index] for index in full], marks=True)}
 
     def count_tokens(self, inputs: Sequence[Input]) -> list[int]:
         """How many tokens each input has, special ones included."""
@@ -297,7 +312,7 @@ class Engine(Answers, LongTexts, Translates):
         if not texts:
             return []
         options: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens} if truncate else {}
-        encoded = self.tokenizer(list(texts), return_offsets_mapping=True, **options)
+        encoded = self.tokenizer(list(texts), return_offsets_mapping=True, split_special_tokens=False, **options)
         mask_id, mask_token = self.tokenizer.mask_token_id, self.tokenizer.mask_token
         masked = []
         for index, text in enumerate(texts):
@@ -323,11 +338,14 @@ class Engine(Answers, LongTexts, Translates):
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
         budget = TOKENS_A_PACK if self.device.type == "cpu" else TOKENS_A_PACK_GPU
         for start, end in split_budget([len(rows[index]) for index in order], budget):
-            members = order[start:end]
-            ids, lengths = pack([np.asarray(rows[index]) for index in members])
-            tokens = torch.as_tensor(ids, device=self.device)
-            languages = None if language is None else torch.full_like(tokens, language)
-            yield members, lengths, self._states(Batch.packed(tokens, lengths, languages=languages))
+            yield from in_halves(lambda members: self._packed_states(rows, members, language), order[start:end])
+
+    @torch.inference_mode()
+    def _packed_states(self, rows: Sequence[Sequence[int]], members: list[int], language: int | None) -> Pack:
+        ids, lengths = pack([np.asarray(rows[index]) for index in members])
+        tokens = torch.as_tensor(ids, device=self.device)
+        languages = None if language is None else torch.full_like(tokens, language)
+        return members, lengths, self._states(Batch.packed(tokens, lengths, languages=languages))
 
     @torch.inference_mode()
     def _logits(self, states: Tensor) -> Iterator[Floats]:
@@ -360,6 +378,7 @@ def load(
     batch_invariant: bool = False,
     compile: bool = False,
     lang: str | None = None,
+    plain_text: bool = False,
     strict_finite: bool = False,
     offload: Literal["disk"] | None = None,
     allow_pickle: bool = True,
@@ -378,6 +397,8 @@ def load(
             faster.
         lang: the language that all texts are in, for models of XLM: it chooses the rules that split words, and the language
             embeddings of models that have them. XLM-R reads all languages alike.
+        plain_text: what looks like a special token in a text (``<mask>``, ``</s>``) is read as its characters, as texts of
+            strangers should be; ``fill_mask`` reads masks all the same. A server does so unless told otherwise.
         strict_finite: refuse weights with NaN or infinities, of which else a warning tells, and read all of them for it, also
             the word table that otherwise stays on the disk.
         offload: ``disk`` leaves the weights in their files and reads each layer when it computes, for models larger than
@@ -396,6 +417,8 @@ def load(
         load_parts(path_or_name, dtype, device, batch_invariant, compile, strict_finite, offload, allow_pickle)
     )
     engine.lang = lang
+    if plain_text:  # else as the folder's settings say
+        engine.plain_text = True
     return engine
 
 

@@ -30,9 +30,10 @@ class Rows:
         self.max_tokens = max_tokens
 
     def __call__(
-        self, inputs: Sequence[Input], *, truncate: bool, name: str = "inputs", check: bool = True
+        self, inputs: Sequence[Input], *, truncate: bool, name: str = "inputs", check: bool = True, marks: bool = False
     ) -> list[list[int]]:
-        """One row of ids for each input; without ``check`` rows may be longer than the model.
+        """One row of ids for each input; without ``check`` rows may be longer than the model; with ``marks`` special tokens
+        in texts are tokens, whatever the tokenizer's setting.
 
         Raises:
             InputError: not a list; an item that is neither text, pair nor ids; an id outside the vocabulary; a row longer
@@ -52,6 +53,8 @@ class Rows:
                 rows[index] = self._ids(item, truncate, f"{name}[{index}]", check)
         options: dict[str, Any] = {"verbose": False}  # what is too long is told here, by its place
         options |= {"truncation": True, "max_length": self.max_tokens} if truncate else {}
+        if marks:
+            options["split_special_tokens"] = False
         # The two kinds go through the tokenizer as two batches: a pair's options differ from a single text's.
         for group, sides in ((texts, 1), (pairs, 2)):
             if not group:

@@ -28,8 +28,8 @@ class Translates:
     device: torch.device
     tasks: tuple[str, ...]
 
-    _writing = threading.Lock()
-    """Translations of several threads wait for each other: each takes all cores."""
+    _writing: threading.Lock
+    """Translations of several threads wait for each other, as each takes all cores; those of another model do not."""
 
     @property
     def directions(self) -> list[tuple[str, str]]:

@@ -93,7 +93,7 @@ class Gate:
         path: str = scope["path"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = None
-        if path not in _OPEN and not path.startswith("/page/") and not self._known(headers.get("authorization", "")):
+        if not self._is_open(path) and not self._known(headers.get("authorization", "")):
             refusal = errors.answer(path, 401, "no valid API key: send  Authorization: Bearer KEY")
         elif self.draining() and scope["method"] == "POST":
             refusal = errors.answer(path, 503, "the server is shutting down", retry_after=5)
@@ -116,6 +116,10 @@ class Gate:
             await refusal(scope, receive, send)
         finally:
             self._held -= max(0, len(body) - _SMALL)
+
+    def _is_open(self, path: str) -> bool:
+        """Whether a path needs no key."""
+        return path in _OPEN or path.startswith("/page/") or (self.settings.open_metrics and path == "/metrics")
 
     def _known(self, header: str) -> bool:
         keys = self.settings.api_keys

@@ -54,6 +54,20 @@ async def _answered(
     return found, _cut_header(indices)
 
 
+def _check_dimensions(served: Served, asked: int | None, status: int) -> None:
+    width = served.engine.hidden_size
+    if asked is not None and asked > width:
+        raise Refused(status, f"dimensions is {asked}: this model has {width}", "dimensions")
+
+
+def _shortened(vectors: Any, asked: int | None, normalize: bool) -> Any:
+    """The first dimensions of vectors (n, hidden), of unit length again if they were."""
+    if asked is None:
+        return vectors
+    short = np.ascontiguousarray(vectors[:, :asked])
+    return normalized(short) if normalize else short
+
+
 def _cut_header(indices: list[int]) -> dict[str, str]:
     """A cut is never silent."""
     return {"X-Truncated-Inputs": ",".join(map(str, indices[:100]))} if indices else {}
@@ -99,12 +113,9 @@ async def embeddings(request: Request, body: schema.Embeddings) -> dict[str, Any
         if not (item.strip() if isinstance(item, str) else item):
             raise Refused(400, f"input[{index}] is empty: a text is needed", "input")
     desk, served = _serve(request, body, inputs, "input", "embed")
-    width = served.engine.hidden_size
-    if body.dimensions is not None and body.dimensions > width:
-        raise Refused(400, f"dimensions is {body.dimensions}: this model has {width}", "dimensions")
+    _check_dimensions(served, body.dimensions, 400)
     vectors, lengths = await desk.vectors(request.scope, served, inputs, normalize=True)  # whatever its folder says
-    if body.dimensions is not None:
-        vectors = normalized(np.ascontiguousarray(vectors[:, : body.dimensions]))
+    vectors = _shortened(vectors, body.dimensions, True)
     shown: Any = vectors
     if body.encoding_format == "base64":
         shown = [base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii") for vector in vectors]
@@ -121,15 +132,17 @@ async def embed(request: Request, body: schema.Embed) -> Response:
     """Vectors of texts."""
     texts = _listed(body.inputs)
     desk, served = _serve(request, body, texts, "inputs", "embed")
+    _check_dimensions(served, body.dimensions, 422)
     if body.long == "windows":
         options = {"pooling": body.pooling, "normalize": body.normalize, "prompt": body.prompt_name, "long": "windows"}
-        return Json(await desk.ask(request.scope, lambda: served.engine.embed(texts, **options)))
+        found = await desk.ask(request.scope, lambda: served.engine.embed(texts, **options))
+        return Json(_shortened(found, body.dimensions, body.normalize))
     vectors, lengths = await desk.vectors(
         request.scope, served, texts,
         pooling=body.pooling, normalize=body.normalize, prompt=body.prompt_name, truncate=body.truncate,
     )  # fmt: skip
     cut = await _truncated(request, desk, served, texts, lengths, body.prompt_name) if body.truncate else []
-    return Json(vectors, headers=_cut_header(cut))
+    return Json(_shortened(vectors, body.dimensions, body.normalize), headers=_cut_header(cut))
 
 
 @router.post("/embed_all", tags=["vectors"], response_model=list[dict[str, Any]])
@@ -332,7 +345,7 @@ async def fill_mask(request: Request, body: schema.FillMask) -> Response:
     found, headers = await _answered(
         request, desk, body.truncate,
         lambda: served.engine.fill_mask(texts, body.top_k, truncate=body.truncate),
-        lambda: served.engine.truncated(texts),
+        lambda: served.engine.truncated(texts, marks=True),
     )  # fmt: skip
     return Json(found, headers=headers)
 
@@ -384,5 +397,5 @@ async def translate(request: Request, body: schema.Translate) -> Response:
         rows = sentences.encode(texts, found[0]["source"])
         return found, [index for index, ids in enumerate(rows) if not sentences.fits(ids)]
 
-    found, cut = await desk.ask(request.scope, call, desk.writing)
+    found, cut = await desk.ask(request.scope, call, served.writing)
     return Json(found, headers=_cut_header(cut))

@@ -29,6 +29,14 @@ class Asked(Body):
     """Of the texts, for XLM models: chooses the rules that split words and the language embedding."""
 
 
+class Cuttable(Asked):
+    """A request whose texts may be cut, at their end."""
+
+    truncate: bool = False
+    truncation_direction: Literal["Right", "right"] = "Right"
+    """Text-embeddings-inference knows ``Left`` too, which is refused here."""
+
+
 class Embeddings(Asked):
     """POST /v1/embeddings, as OpenAI's clients send it."""
 
@@ -38,31 +46,30 @@ class Embeddings(Asked):
     user: Name | None = None
 
 
-class Embed(Asked):
+class Embed(Cuttable):
     """POST /embed: texts to vectors; ``truncate`` cuts what is longer than the model, and the answer's headers say so;
+    ``dimensions`` keeps the first ones;
     ``long="windows"`` reads it in overlapping windows."""
 
     inputs: Texts
     normalize: bool = True
     pooling: Literal["mean", "cls", "max"] | None = None
-    truncate: bool = False
     long: Literal["refuse", "windows"] = "refuse"
     prompt_name: Name | None = None
+    dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
 
 
-class EmbedAll(Asked):
+class EmbedAll(Cuttable):
     """POST /embed_all: texts to all vectors that the checkpoint has; how they are pooled is the checkpoint's to say."""
 
     inputs: Texts
-    truncate: bool = False
     prompt_name: Name | None = None
 
 
-class Predict(Asked):
+class Predict(Cuttable):
     """POST /predict, as TEI reads it: a text, a list of one or two texts (a pair), or a list of such lists (many inputs)."""
 
     inputs: Text | Sides | Annotated[list[Sides], Field(fail_fast=True)]
-    truncate: bool = False
     raw_scores: bool = False
 
 
@@ -73,11 +80,10 @@ class Label(BaseModel):
     score: float
 
 
-class Classify(Asked):
+class Classify(Cuttable):
     """POST /classify: a text, or a list of texts and pairs."""
 
     inputs: Text | Annotated[list[Text | TextList], Field(fail_fast=True)]
-    truncate: bool = False
 
 
 class Pairing(Body):
@@ -87,11 +93,10 @@ class Pairing(Body):
     sentences: Annotated[TextList, Field(min_length=1)]
 
 
-class Similarity(Asked):
+class Similarity(Cuttable):
     """POST /similarity: cosines of one sentence with many."""
 
     inputs: Pairing
-    truncate: bool = False
 
 
 class Tokenize(Asked):
@@ -101,7 +106,7 @@ class Tokenize(Asked):
     add_special_tokens: bool = True
 
 
-class Rerank(Asked):
+class Rerank(Cuttable):
     """POST /rerank: ``documents`` (answered as Cohere and Jina do) or ``texts`` (answered as TEI does)."""
 
     query: Text
@@ -111,15 +116,13 @@ class Rerank(Asked):
     return_documents: bool = False
     return_text: bool = False
     raw_scores: bool = False
-    truncate: bool = False
 
 
-class FillMask(Asked):
+class FillMask(Cuttable):
     """POST /fill-mask."""
 
     inputs: Texts
     top_k: Annotated[StrictInt, Field(ge=1, le=100)] = 5
-    truncate: bool = False
 
 
 class Tag(Asked):

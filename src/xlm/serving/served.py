@@ -39,6 +39,9 @@ class Served:
         run = model_runner(engine.model, engine.device)
         self.scheduler = Scheduler(run, settings.tokens_a_pack, settings.waiting_tokens)
         engine.run_with(self.scheduler.packs)
+        if settings.plain_text:
+            engine.plain_text = True
+        self.writing = ThreadPoolExecutor(1, thread_name_prefix="xlm-writing")  # translations, one after the other
         self._speaking: dict[str, Served] = {}
 
     def speaking(self, lang: str | None) -> Served:
@@ -75,7 +78,6 @@ class Desk:
         self.settings = settings
         self.on_pack: Callable[[str, int, float], None] = lambda name, tokens, seconds: None
         self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="xlm-request")
-        self.writing = ThreadPoolExecutor(1, thread_name_prefix="xlm-writing")  # translations, one after the other
         self.under_way = 0
         self.draining = False
 
@@ -203,7 +205,7 @@ class Desk:
         """End the threads."""
         for model in list(self.models.values()):
             model.scheduler.close()
-        for pool in (self.pool, self.writing):
+        for pool in (self.pool, *(model.writing for model in list(self.models.values()))):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -26,6 +26,9 @@ class Settings:
         send_seconds: in which a client must take the next part of an answer; its connection is closed after.
         drain_seconds: that SIGTERM gives the requests under way.
         api_keys: one of them must be sent as ``Authorization: Bearer``; none: open to all.
+        plain_text: what looks like a special token in a text (``<mask>``, ``</s>``) is read as its characters, but for
+            the masks of ``/fill-mask``: texts of strangers cannot end a row or begin another.
+        open_metrics: ``/metrics``, which tells no texts, needs no key: most scrapers of Prometheus send none.
     """
 
     tokens_a_pack: int = 1024
@@ -42,6 +45,8 @@ class Settings:
     send_seconds: float = 30.0
     drain_seconds: float = 30.0
     api_keys: tuple[str, ...] = ()
+    plain_text: bool = True
+    open_metrics: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -49,5 +54,5 @@ class Settings:
             if field.name == "api_keys":
                 if any(not key.strip() for key in value):
                     raise ConfigError("api_keys: a key is empty")
-            elif value <= 0:
+            elif not isinstance(value, bool) and value <= 0:
                 raise ConfigError(f"{field.name} is {value}: it must be above 0")

@@ -135,7 +135,7 @@ class XLMRobertaTokenizer(XLMRobertaVocabulary):
         return self._rows(texts, split_special_tokens, special=True), None
 
     def _spanned(self, texts: list[str], split_special_tokens: bool | None = None) -> Finished | None:
-        if split_special_tokens or self.split_special_tokens or self._odd(texts, False):
+        if self._odd(texts, False):  # where no text has a special token, it does not matter how one would be read
             return None
         ids, starts, ends, edges = self._columns(texts)
         flat, pairs = ids.tolist(), list(zip(starts.tolist(), ends.tolist(), strict=True))
