@@ -32,6 +32,10 @@ def test_manifests_are_yaml_with_probes_that_exist() -> None:
     assert {container[p]["httpGet"]["path"] for p in ("startupProbe", "readinessProbe", "livenessProbe")} == {
         "/ready", "/health",
     }  # fmt: skip
+    (keys,) = container["env"]
+    assert keys["name"] == "XLM_API_KEYS" and not keys["valueFrom"]["secretKeyRef"].get("optional")
+    annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/path"] == "/metrics" and "--open-metrics" in container["args"]
     assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["containerPort"]
 
 
@@ -39,3 +43,5 @@ def test_images_run_as_a_user_and_check_themselves() -> None:
     for name in ("Dockerfile.cpu", "Dockerfile.cuda"):
         text = (DEPLOY / name).read_text("utf-8")
         assert "USER xlm" in text and "HEALTHCHECK" in text and "constraints.txt" in text
+        assert text.index("install -y --no-install-recommends g++") < text.index("pip install")  # for the kernels
+    assert {".git", ".venv"} <= set((DEPLOY.parent / ".dockerignore").read_text("utf-8").split())
