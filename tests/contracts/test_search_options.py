@@ -85,6 +85,8 @@ def test_what_bans_do(head: tiny.Head, beams: int) -> None:
     assert bool((model.generate(ids, forced_eos_token_id=7, **options)[:, -1] == 7).all())
     ending = {**options, "eos_token_id": first, "pad_token_id": 0}
     assert first not in model.generate(ids, min_new_tokens=3, **ending)[0, 3:6]
+    # An end that is no word of the model never comes, and need not be kept from coming.
+    assert torch.equal(model.generate(ids, min_new_tokens=3, **{**options, "eos_token_id": tiny.VOCAB + 5}), free)
     # What the config says counts like what the call says.
     model.config.suppress_tokens = [first]
     assert first not in model.generate(ids, **options)[:, 3:]

@@ -121,7 +121,7 @@ class Options:
                 scores[row, found] = _NEVER
         scores[:, list(ids_of(self.suppress_tokens))] = _NEVER
         if ids.shape[1] < self.min_length:
-            scores[:, self.eos] = _NEVER
+            scores[:, [end for end in self.eos if end < scores.shape[1]]] = _NEVER
         if self.forced_eos_token_id is not None and ids.shape[1] == self.max_length - 1:
             scores[:] = _NEVER
             scores[:, list(ids_of(self.forced_eos_token_id))] = 0.0

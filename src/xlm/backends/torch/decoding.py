@@ -111,7 +111,9 @@ class Options:
             words = self.bad_words_ids or ()
             for row, sequence in enumerate(ids.tolist()):
                 scores[row, banned(sequence, self.no_repeat_ngram_size, words, self.eos)] = -torch.inf
-        never = [*ids_of(self.suppress_tokens), *(self.eos if ids.shape[1] < self.min_length else ())]
+        never = list(ids_of(self.suppress_tokens))
+        if ids.shape[1] < self.min_length:
+            never += [end for end in self.eos if end < scores.shape[1]]
         if never:
             scores = scores.clone()
             scores[:, never] = -torch.inf
