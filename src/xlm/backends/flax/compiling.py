@@ -42,21 +42,22 @@ def compiler_options(dtype: Any = jnp.float32) -> dict[str, Any]:
     return dict(EIGEN) if jnp.dtype(dtype) == jnp.float32 and _known(jax.default_backend()) else {}
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function(graph, params, inputs)``, compiled once a graph and shape; ``graph`` is no array but a constant.
+def compiled(function: Callable[..., Any], constants: int = 1) -> Callable[..., Any]:
+    """``function``, compiled once for each value of its first ``constants`` arguments (graphs, options) and shape of the rest.
 
-    The returned function takes the type in which it computes first. Inside another transformation that one decides.
+    The returned function takes the type in which it computes before all others. Inside another ``jit`` that one decides.
     """
-    inner = jax.jit(function, static_argnums=0)
-    outer = jax.jit(function, static_argnums=0, compiler_options=EIGEN)
+    static = tuple(range(constants))
+    inner = jax.jit(function, static_argnums=static)
+    outer = jax.jit(function, static_argnums=static, compiler_options=EIGEN)
 
-    def run(dtype: Any, graph: Any, params: Any, inputs: Any) -> Any:
-        alone = compiler_options(dtype) and not _traced(params, inputs)
-        return (outer if alone else inner)(graph, params, inputs)
+    def run(dtype: Any, *arguments: Any) -> Any:
+        alone = compiler_options(dtype) and not _traced(arguments[constants:])
+        return (outer if alone else inner)(*arguments)
 
     return run
 
 
-def _traced(*trees: Any) -> bool:
+def _traced(tree: Any) -> bool:
     """Whether JAX is tracing here: over these arrays, or a function that holds them as constants."""
-    return isinstance(jnp.zeros(()), Tracer) or any(isinstance(x, Tracer) for x in jax.tree.leaves(trees))
+    return isinstance(jnp.zeros(()), Tracer) or any(isinstance(x, Tracer) for x in jax.tree.leaves(tree))

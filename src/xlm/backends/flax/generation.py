@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array, lax
 
 from xlm.backends.flax.beams import Beams, beam_search
+from xlm.backends.flax.compiling import compiled
 from xlm.backends.flax.encoder import empty_cache
 from xlm.backends.flax.ops import floats, integers, traced
 from xlm.backends.flax.outputs import FlaxBeamSearchOutput, FlaxSampleOutput
@@ -236,9 +237,9 @@ class GenerationMixin:
             raise InputError("attention_mask: a causal model attends to padding too; give prompts of one length")
         call = Call(input_ids=ids, attention_mask=mask, dtype=model.dtype)
         if options.beams.width > 1:
-            return FlaxBeamSearchOutput(*_search(model.graph, options, model._stacked(params), call))
+            return FlaxBeamSearchOutput(*_search(model.dtype, model.graph, options, model._stacked(params), call))
         key = jax.random.key(0) if prng_key is None else prng_key
-        return FlaxSampleOutput(_generate(model.graph, options, model._stacked(params), call, key))
+        return FlaxSampleOutput(_generate(model.dtype, model.graph, options, model._stacked(params), call, key))
 
     def prepare_inputs_for_generation(
         self, input_ids: Array, max_length: int, attention_mask: Array | None = None
@@ -269,7 +270,7 @@ def _positions(spec: Any, mask: Array) -> Array:
     return jnp.clip(real.cumsum(-1) - 1, 0) * real + spec.position_offset - (1 - real) * (spec.position_offset > 0)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(compiled, constants=2)
 def _generate(graph: Any, options: Options, params: Any, call: Call, key: Array) -> Array:
     net = nnx.merge(graph, params)
     ids = call.input_ids
@@ -298,7 +299,7 @@ def _generate(graph: Any, options: Options, params: Any, call: Call, key: Array)
     return lax.while_loop(unfinished, advance, state)[1]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(compiled, constants=2)
 def _search(graph: Any, options: Options, params: Any, call: Call) -> tuple[Array, Array]:
     net, width, ids = nnx.merge(graph, params), options.beams.width, call.input_ids
     assert ids is not None
