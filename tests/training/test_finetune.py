@@ -29,6 +29,7 @@ from xlm.training import finetune_alarms as alarms
 from xlm.training.finetune import finetune
 from xlm.training.finetune import run as finetune_run
 from xlm.training.finetune_best import best_folder, keep_best
+from xlm.training.finetune_data import prepare
 from xlm.training.finetune_loss import Head
 from xlm.training.finetune_recipe import load_finetune, make_recipe, model_path
 from xlm.training.finetune_steps import Plan, by_tokens, packed
@@ -319,6 +320,31 @@ def test_the_weights_of_every_best_are_kept_until_a_checkpoint_knows_of_a_better
     assert (best_folder(tmp_path, 8) / "weights").is_file()
 
 
+def test_every_language_is_scored_by_itself(base: Path, tmp_path: Path) -> None:
+    rows = [{**row, "lang": lang} for lang in ("en", "fr") for row in toytasks.rows("classify", 16)]
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    train.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    held_out.write_text("\n".join(map(json.dumps, rows[:18])), "utf-8")
+    outcome = finetune("classify", base, train=train, eval=held_out, output=tmp_path / "run", epochs=1, **FAST)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    (found,) = [line["languages"] for line in lines if line["kind"] == "languages"]
+    total = (found["en"]["accuracy"] * 16 + found["fr"]["accuracy"] * 2) / 18
+    assert outcome.scores["accuracy"] == pytest.approx(total) and set(found["fr"]) == set(outcome.scores)
+    card = (outcome.model / "README.md").read_text("utf-8")
+    assert "| language | accuracy | macro_f1 | mcc |" in card and f"| fr | {found['fr']['accuracy']:.4f} |" in card
+    assert f"| all | {outcome.scores['accuracy']:.4f} |" in card
+
+
+def test_tags_that_training_never_saw_are_said(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.conll").write_text("a O\nb B-PER\n\nc O\n", "utf-8")
+    (tmp_path / "eval.conll").write_text("a B-LOC\nb I-LOC\nc B-LOC\n\nc B-PER\n", "utf-8")
+    recipe = make_recipe({"task": "tag", "train": str(tmp_path / "train.conll"), "eval": str(tmp_path / "eval.conll")})
+    data = prepare(recipe, xlm.AutoTokenizer.from_pretrained(base), 64, None)
+    assert data.held_out is not None and data.held_out.notes == [
+        "tags that no training example has, which can only be missed: B-LOC (2 words), I-LOC (1 words)"
+    ]
+
+
 def test_a_run_stopped_at_an_evaluation_is_scored_when_it_goes_on(base: Path, tmp_path: Path) -> None:
     given = {**files(tmp_path, "classify", 16), "output": tmp_path / "run", "epochs": 2, **FAST}
     for step in (1, 2):
@@ -432,7 +458,7 @@ def test_bad_data_and_recipes(base: Path, tmp_path: Path) -> None:
         )
 
     good = toytasks.rows("classify", 8)
-    with pytest.raises(DataError, match=r"eval: example 0: label is 'meh': it must be one of neg, pos"):
+    with pytest.raises(DataError, match=r"eval: .*e\.jsonl:1: label is 'meh': it must be one of neg, pos"):
         go(good, [{"text": "x", "label": "meh"}])
     with pytest.raises(DataError, match=r"eval: .*not one example"):
         go(good, [])

@@ -18,6 +18,7 @@ from xlm.tokenizers import AutoTokenizer
 from xlm.training import finetune_alarms as alarms
 from xlm.training import translate_recipe
 from xlm.training.finetune_best import check_metric, finish
+from xlm.training.finetune_card import Told
 from xlm.training.finetune_data import prepare
 from xlm.training.finetune_loop import Outcome, Work, conduct
 from xlm.training.finetune_model import folder_of
@@ -120,10 +121,10 @@ class _Tuning(Work):
         examples, task = self._data.held_out.examples, self._data.task
         answers = self._tuner.answers()
         scores = task.evaluate(examples, answers)
+        self._watch.languages(examples, answers, step)
         self._watch.alarm(alarms.relabelled(task, examples, answers), step)
         return scores
 
     def finish(self, chosen: tuple[int, dict[str, float]], step: int) -> Path:
-        return finish(
-            self._recipe, self._data, self.model, self.folder, self._tuner.rate, chosen, step, self.alarms
-        )  # fmt: skip
+        told = Told(chosen[0], chosen[1], self._watch.by_language(chosen[0]), self.alarms)
+        return finish(self._recipe, self._data, self.model, self.folder, self._tuner.rate, told, step)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xlm.atomic import write_text
 from xlm.errors import ConfigError
-from xlm.training.files import atomic_folder, remove_folder, write_text_atomic
-from xlm.training.finetune_card import write_card
+from xlm.training.files import atomic_folder, remove_folder
+from xlm.training.finetune_card import Told, write_card
 from xlm.training.finetune_data import Prepared
 from xlm.training.finetune_model import kept, reloaded
 from xlm.training.finetune_recipe import FineTune, model_path
@@ -81,22 +82,22 @@ def finish(
     model: Any,
     base: Any,
     rate: float,
-    chosen: Scored,
+    told: Told,
     step: int,
-    alarms: list[str],
 ) -> Path:
     """The chosen model as a folder of its own, with tokenizer, card and scores, replacing an earlier one at once.
 
     Args:
+        told: of the chosen step.
         model: as it is after ``step``, the last; of another step the weights kept in ``best`` are taken.
         base: the folder that training began from.
     """
     output = Path(recipe.output)
     folder = output / "model"
-    if chosen[0] != step:
-        model = reloaded(model, best_folder(output, chosen[0]))
+    if told.step != step:
+        model = reloaded(model, best_folder(output, told.step))
     with atomic_folder(folder) as temporary:
-        _write(temporary, recipe, data, model, base, rate, chosen, alarms)
+        _write(temporary, recipe, data, model, base, rate, told)
     remove_state(output)
     return folder
 
@@ -108,15 +109,13 @@ def _write(
     model: Any,
     base: Any,
     rate: float,
-    chosen: Scored,
-    alarms: list[str],
+    told: Told,
 ) -> None:
     from xlm.backends.torch.lora import merge_lora, save_adapter
 
-    step, scores = chosen
     if hasattr(model, "lora"):
         save_adapter(model, folder / "adapter", recipe.model and model_path(recipe.base, recipe.model))
         merge_lora(model)
     save_model(folder, model, base)
-    write_card(folder, model, recipe, data, rate, step, scores, alarms)
-    write_text_atomic(folder / "scores.json", json.dumps(scores, indent=1))
+    write_card(folder, model, recipe, data, rate, told)
+    write_text(folder / "scores.json", json.dumps(told.scores, indent=1))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,23 @@ _USE = {
 }
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a run found out of the model that it keeps: the step, its scores in all and by language, and the alarms."""
+
+    step: int
+    scores: Mapping[str, float]
+    languages: Mapping[str, Mapping[str, float]]
+    alarms: Sequence[str]
+
+
 def write_card(
     folder: Path,
     model: Any,
     recipe: FineTune,
     data: Prepared,
     rate: float,
-    step: int,
-    scores: dict[str, float],
-    alarms: list[str],
+    told: Told,
 ) -> None:
     """Write ``README.md``."""
     use, pipeline = _USE[recipe.task]
@@ -55,21 +65,20 @@ def write_card(
             figures = f"{part.rows:,} | {part.mean_length:.0f} | {100 * part.truncated:.1f} | {100 * part.unknown:.2f}"
             lines.append(f"| {shown} | {language} | {figures} |")
     lines += ["", f"Files: {', '.join(f'`{path}`' for path in [*_listed(recipe.train), *_listed(recipe.eval)])}.", ""]
+    passes = "epoch" if recipe.epochs == 1 else "epochs"
     lines += ["## Training", ""]
     lines += [
-        f"{recipe.tuning.kind} fine-tuning, {recipe.epochs:g} epochs in batches of {recipe.batch}, AdamW at {rate:.2g} with "
+        f"{recipe.tuning.kind} fine-tuning, {recipe.epochs:g} {passes} in batches of {recipe.batch}, AdamW at {rate:.2g} with "
         f"{recipe.warmup:g} warm-up and {recipe.decay} decay, weight decay {recipe.weight_decay:g}, seed {recipe.seed}; "
-        f"the weights are those of step {step}.",
+        f"the weights are those of step {told.step}.",
         "",
         "## Evaluation",
         "",
     ]
-    if scores:
-        lines += [
-            "| score | value |",
-            "| --- | --: |",
-            *(f"| {name} | {value:.4f} |" for name, value in scores.items()),
-        ]
+    if told.scores:
+        lines += [f"| language | {' | '.join(told.scores)} |", f"| --- |{' --: |' * len(told.scores)}"]
+        for language, scores in {**told.languages, "all": told.scores}.items():
+            lines.append(f"| {language} | {' | '.join(f'{scores[name]:.4f}' for name in told.scores)} |")
         lines += ["", "On the evaluation files above; the best checkpoint was chosen by the same files."]
     else:
         lines += ["Nothing was evaluated: there were no evaluation files."]
@@ -79,7 +88,7 @@ def write_card(
         "",
         "Trained and scored on the data above only; other domains and languages are untested.",
     ]
-    lines += ["", *(f"- Alarm while training: {alarm}" for alarm in alarms)]
+    lines += ["", *(f"- Alarm while training: {alarm}" for alarm in told.alarms)]
     (folder / "README.md").write_text("\n".join(lines).rstrip() + "\n", "utf-8")
 
 

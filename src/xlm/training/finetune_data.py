@@ -162,12 +162,16 @@ def _check_labels(task: Task, held_out: Loaded) -> None:
         except InputError as error:
             raise DataError(f"{error} (the labels of train)") from error
     if isinstance(task, Tag):
+        unseen: Counter[str] = Counter()
         for example, where in zip(held_out.examples, held_out.where, strict=True):
-            for tag in example.tags or ():
+            for tag in set(example.tags or ()) - set(task.labels):
                 # A type of span that training never saw scores as an error of the tagger, as conlleval counts it.
-                if tag not in task.labels and tag[:2] not in ("B-", "I-"):
-                    known = ", ".join(task.labels)
-                    raise DataError(f"eval: {where}: tag is {tag!r}: train has {known}")
+                if tag[:2] not in ("B-", "I-"):
+                    raise DataError(f"eval: {where}: tag is {tag!r}: train has {', '.join(task.labels)}")
+                unseen[tag] += sum(tag == one for one in example.tags)
+        if unseen:
+            shown = ", ".join(f"{tag} ({count:,} words)" for tag, count in unseen.most_common(_SHOWN_LABELS))
+            held_out.notes.append(f"tags that no training example has, which can only be missed: {shown}")
 
 
 def class_weights(recipe: FineTune, task: Task, examples: Sequence[Any]) -> list[float] | None:

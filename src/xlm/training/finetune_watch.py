@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
-from xlm.errors import ConfigError
+from xlm.atomic import write_text
+from xlm.errors import ConfigError, InputError
+from xlm.tasks.language import LanguageTask
 from xlm.training import finetune_alarms as alarms
-from xlm.training.files import write_text_atomic
 from xlm.training.finetune_data import Prepared, report_record, report_table
 from xlm.training.finetune_recipe import FineTune
 from xlm.training.finetune_steps import Plan
@@ -51,7 +54,7 @@ class Watch:
         self._task = data.task
         self._guess = alarms.guessing_loss(data.task, data.train.examples)
         if output is not None:
-            write_text_atomic(output / "data.json", json.dumps(report_record(data), indent=1, ensure_ascii=False))
+            write_text(output / "data.json", json.dumps(report_record(data), indent=1, ensure_ascii=False))
         report = self._report
         report.show(report_table(data))
         for name, loaded in (("train", data.train), ("eval", data.held_out)):
@@ -68,6 +71,26 @@ class Watch:
         self.alarm(alarms.rare(data.task, data.train.examples), 0)
         self.alarm(alarms.unknown({name: part.unknown for name, part in data.report["train"].items()}), 0)
         self.alarm(alarms.truncated(data.truncated(), self._recipe.max_truncated, max_tokens), 0)
+
+    def languages(self, examples: Sequence[Any], answers: Sequence[Any], step: int) -> None:
+        """Score every language of the evaluation set by itself, where it has several; rows of running text have none."""
+        of_language: dict[str, list[int]] = defaultdict(list)
+        for number, example in enumerate(examples):
+            of_language[example.language or "?"].append(number)
+        if isinstance(self._task, LanguageTask) or len(of_language) < 2:
+            return
+        found: dict[str, dict[str, float]] = {}
+        for language, members in sorted(of_language.items()):
+            with suppress(InputError):  # a language may have no query whose documents can be ranked
+                found[language] = self._task.evaluate([examples[n] for n in members], [answers[n] for n in members])
+        self._report.record({"step": step, "kind": "languages", "languages": found})
+        shown = "  ".join(f"{language} {scores[self._task.metric]:.4g}" for language, scores in found.items())
+        self._report.tell(f"step {step}: {self._task.metric} by language: {shown}")
+
+    def by_language(self, step: int) -> dict[str, dict[str, float]]:
+        """The scores of :meth:`languages` at a step, by language."""
+        there = (one for one in self._report.records if one["kind"] == "languages" and one["step"] == step)
+        return next(there, {}).get("languages", {})
 
     def step(
         self, record: dict[str, float], tokens: int, seconds: float, progress: Progress, plan: Plan, rate: float

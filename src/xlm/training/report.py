@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from xlm.atomic import write_text
 from xlm.training.evaluate import LanguageScore
-from xlm.training.files import write_text_atomic
 from xlm.training.plots import write_plots
 
 log = logging.getLogger("xlm.training")
@@ -54,7 +54,7 @@ class Reporter:
             self.tell(f"[yellow]{name} is left out from now on: {error}")
 
     def _rewrite(self) -> None:
-        write_text_atomic(self.output / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.records))
+        write_text(self.output / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.records))
 
     def _open_board(self) -> None:
         # TensorBoard loads TensorFlow wherever it is installed, ten seconds and 400 MB for nothing: say there is none.
@@ -93,7 +93,8 @@ class Reporter:
                 self._board.add_scalar(f"{record['kind']}/{key}", value, record["step"])
             elif isinstance(value, Mapping):
                 for name, number in value.items():
-                    self._board.add_scalar(f"{key}/{name}", number, record["step"])
+                    for of, one in number.items() if isinstance(number, Mapping) else [("", number)]:
+                        self._board.add_scalar(f"{key}/{name}/{of}".rstrip("/"), one, record["step"])
 
     def progress(self, record: Mapping[str, Any], done: float, seconds_left: float) -> None:
         """The progress line: losses, tokens a second, time left."""
