@@ -138,6 +138,7 @@ def test_bad_arguments_are_one_line_on_stderr(run, tiny_model: Path, tmp_path: P
         (("a <mask>", "--file", tmp_path / "x"), "give one or the other"),
         (("--file", tmp_path / "absent", "-m", tiny_model), "absent: cannot be opened"),
         (("a \udcff <mask>", "-m", tiny_model), "argument 1: invalid UTF-8: byte 0xff"),
+        (("\udcff <mask>", "-m", tiny_model), "argument 1: invalid UTF-8: byte 0xff"),
     ]:
         result = run("fill-mask", *arguments)
         assert (result.code, result.err.count("\n")) == (1, 1), result.err

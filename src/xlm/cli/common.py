@@ -187,7 +187,7 @@ def input_texts(
         numbered = ((f"stdin:{number}", line) for number, line in lines)
     for where, text in numbered:
         # An argument with bytes that are no UTF-8 arrives with lone surrogates in their place.
-        if bad := next((at for at, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None):
+        if (bad := next((at for at, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None)) is not None:
             raise DataError(f"{where}: invalid UTF-8: byte 0x{ord(text[bad]) & 0xFF:02x} after {text[:bad]!r}")
         if not text.strip() and not (blank and not texts):
             raise InputError(f"{where}: the text is empty: at least one character that is not a space is needed")

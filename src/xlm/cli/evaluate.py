@@ -173,7 +173,7 @@ def show(outcome: Outcome) -> None:
     rows.append(row + [_number(paper.average) for paper in papers])
 
     title = f"{outcome.benchmark.title} · {outcome.setting} · {outcome.split} set"
-    table = Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for at, head in enumerate(heads):
         # Heads wrap between words; nothing is cut.
         width = max(len(word) for word in [*head.split(), *(cells[at] for cells in rows)])
@@ -182,6 +182,7 @@ def show(outcome: Outcome) -> None:
         table.add_row(*cells)
     table.add_row(*rows[-1], style="bold")
     console = stdout()
+    console.print(title, style="italic", soft_wrap=True)
     needed = console.measure(table).minimum
     console.print(table, width=max(console.width, needed), crop=False)
     notes = stderr()

@@ -46,7 +46,13 @@ class Rivals:
             try:
                 self._files = {code: [place] for code, place in places(spec, data, "train").items()}
             except DataError as error:
-                self._missing = f"no baselines: {error}"
+                known = any("train" in layout for layout in spec.files)
+                why = (
+                    str(error)
+                    if known
+                    else f"{spec.name} has no training files: name with train what the model learnt from"
+                )
+                self._missing = f"no baselines: {why}"
 
     def scores(
         self, examples: Mapping[str, Any], notes: list[str], progress: Callable[[str, int, int], None]
