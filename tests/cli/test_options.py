@@ -386,3 +386,10 @@ def test_pickles_are_refused_where_that_is_asked_for(folders: dict[str, Path], r
     torch.save({"weight": torch.zeros(1, 8), "bias": torch.zeros(1)}, heads / "sparse_linear.pt")
     with pytest.raises(xlm.CheckpointError, match=r"sparse_linear\.pt: a pickle, and allow_pickle=False"):
         xlm.load(heads, allow_pickle=False)
+
+
+def test_a_vocabulary_is_written_where_o_says(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "en.txt").write_text("the film was good and fine one day in Rome\n" * 50, "utf-8")
+    made = run("tokenizer", "train", tmp_path / "en.txt", "-o", tmp_path / "out", "--vocab-size", "22", "--json")
+    assert made.code == 0, made.err
+    assert Path(made.records[0]["model"]).parent == tmp_path / "out" and made.records[0]["read"].keys() == {"en"}

@@ -222,6 +222,27 @@ def test_long_texts_are_read_in_windows(engine: Any, source: Path, tmp_path: Pat
     np.testing.assert_allclose(read(tmp_path / "out")["a.jsonl", 12], wanted, atol=2e-6)
 
 
+def test_cut_texts_are_marked_and_counted(
+    engine: Any, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from xlm.cli import main
+
+    done = embed_files(engine, source, tmp_path / "out", rows_a_part=5, truncate=True)
+    assert (done.rows, done.bad, done.truncated) == (33, 2, 1)
+    rows = [
+        row for part in all_parts(tmp_path / "out") for row in pq.read_table(tmp_path / "out" / part.file).to_pylist()
+    ]
+    assert [(Path(row["source"]).name, row["row"]) for row in rows if row["truncated"]] == [("a.jsonl", 12)]
+    assert "truncated" not in pq.read_table(_one_part(engine, source, tmp_path / "whole")).column_names
+    assert main(["embed", "--input", str(source), "-o", str(tmp_path / "cli"), "--truncate"]) == 0
+    assert "2 bad rows, 1 texts cut" in " ".join(capsys.readouterr().out.split())
+
+
+def _one_part(engine: Any, source: Path, output: Path) -> Path:
+    embed_files(engine, source, output)
+    return output / next(all_parts(output)).file
+
+
 def test_files_at_a_url(engine: Any, source: Path, tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     store = fsspec.filesystem("memory")
