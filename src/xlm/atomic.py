@@ -24,7 +24,7 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EFBIG: "the limit on file sizes
 if hasattr(errno, "EDQUOT"):
     _FULL[errno.EDQUOT] = "the disk quota is used up"
 # Errors of network file systems that pass when the call is repeated.
-_TRANSIENT = {errno.EIO, errno.EAGAIN, *({errno.ESTALE} if hasattr(errno, "ESTALE") else ())}
+_TRANSIENT = {errno.EIO, errno.EAGAIN, errno.EINTR, *({errno.ESTALE} if hasattr(errno, "ESTALE") else ())}
 _TRIES = 4
 _TEMPORARY = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.tmp")
 
@@ -78,7 +78,7 @@ def need_new(folder: str | os.PathLike[str], argument: str = "out") -> Path:
 
 @contextmanager
 def new_folder(folder: str | os.PathLike[str], argument: str = "out") -> Iterator[Path]:
-    """A folder beside ``folder`` that becomes it when the block ends, and vanishes when it raises.
+    """A folder beside ``folder`` that becomes it when the block ends, flushed to disk, and vanishes when it raises.
 
     Raises:
         OutputError: there is something at ``folder`` already, or it cannot be made.
@@ -89,12 +89,14 @@ def new_folder(folder: str | os.PathLike[str], argument: str = "out") -> Iterato
     try:
         temporary.mkdir()
         yield temporary
-        sync_folder(temporary)
+        for path in temporary.rglob("*"):
+            sync(path)
+        sync(temporary)
         try:
             os.replace(temporary, folder)
         except OSError as error:
             raise OutputError(f"{argument}={str(folder)!r} cannot be made: {error.strerror or error}") from error
-        sync_folder(parent)
+        sync(parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -120,10 +122,10 @@ def need_space(folder: Path, needed: int, largest: int = 0) -> None:
             )
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut; a no-op where folders cannot be opened."""
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries so that a rename survives a power cut; a no-op where folders cannot be opened."""
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
@@ -173,7 +175,7 @@ class Pending:
             folders[final.parent] = None
         self._files = []
         for folder in folders:
-            sync_folder(folder)
+            sync(folder)
         return done
 
     def discard(self) -> None:

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import xlm
+from xlm import atomic
 from xlm.errors import ConfigError, DataError
-from xlm.training import files
 from xlm.training.pretrain import pretrain
 from xlm.training.recipe import load_recipe
 from xlm.training.report import Reporter
@@ -178,7 +178,7 @@ def test_a_second_signal_interrupts_at_once() -> None:
 
 
 def test_reading_is_tried_again_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PAUSE", 0.001)
+    monkeypatch.setattr(atomic.time, "sleep", lambda seconds: None)
     (tmp_path / "a").write_bytes(b"abc")
     calls: list[int] = []
 
@@ -188,14 +188,14 @@ def test_reading_is_tried_again_a_few_times(tmp_path: Path, monkeypatch: pytest.
             raise OSError(number, os.strerror(number))
         return (tmp_path / "a").read_bytes()
 
-    assert files.retried(lambda: hiccup(2, errno.ESTALE)) == b"abc" and len(calls) == 3
+    assert atomic.with_retries(lambda: hiccup(2, errno.ESTALE)) == b"abc" and len(calls) == 3
     calls.clear()
     with pytest.raises(OSError, match="Input/output"):
-        files.retried(lambda: hiccup(99, errno.EIO))
-    assert len(calls) == files.ATTEMPTS
+        atomic.with_retries(lambda: hiccup(99, errno.EIO))
+    assert len(calls) == atomic._TRIES
     calls.clear()
     with pytest.raises(PermissionError):
-        files.retried(lambda: hiccup(99, errno.EACCES))
+        atomic.with_retries(lambda: hiccup(99, errno.EACCES))
     assert len(calls) == 1
 
 

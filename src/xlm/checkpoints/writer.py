@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xlm.atomic import Pending, folder_lock, make_folder, need_space, remove_leftovers, sync_folder
+from xlm.atomic import Pending, folder_lock, make_folder, need_space, remove_leftovers, sync
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.dtypes import code_of
 from xlm.errors import InputError, OutputError
@@ -190,4 +190,4 @@ def _remove_stale(folder: Path, keep: set[str], index: bool, variant: str | None
             file.unlink()
             removed = True
     if removed:
-        sync_folder(folder)
+        sync(folder)

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -29,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xlm.assets import bundled_folder
-from xlm.atomic import make_folder, need_new, need_space
-from xlm.checkpoints.beside import copy_beside
+from xlm.atomic import make_folder, need_new, need_space, new_folder
+from xlm.checkpoints.beside import copy_beside, names_beside
 from xlm.errors import CheckpointError, ConfigError, InputError, MissingExtraError, OutputError
 from xlm.hub import resolve
 from xlm.inference.layered import LayerStates, run_layer_by_layer
@@ -116,6 +115,7 @@ def export(
     make_folder(out.parent, "out")
     folder = bundled_folder() if path_or_name is None else Path(resolve(path_or_name))
     model = load_documented(folder, torch.float16 if dtype == "float16" else torch.float32)
+    names_beside(folder)  # what may not be copied is told before anything is computed
     if model.config.is_composition:
         raise InputError(f"{folder} is an encoder-decoder, whose search no graph holds: export models of one side")
     size = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -131,34 +131,30 @@ def export(
             [value.float().numpy() for value in wrapped(*(torch.from_numpy(v) for v in case.values()))]
             for case in cases
         ]
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
-        program = _trace(wrapped, cases[0])
-        file, opened = _WRITERS[format](program, wrapped, temporary, dtype, opset)
-        states, layers = own.states, ()
-        del program, wrapped, model, own  # the exported one comes into memory now
-        gc.collect()
-        if in_layers:
-            answers, cosines = run_layer_by_layer(temporary / file, cases, outputs, states)
-            layers = tuple(cosines)
-        else:
-            run = opened()
-            answers = [run(case) for case in cases]
-        cosine, difference = _compare(cases, wanted, answers)
-        _judge(out, format, dtype, cosine, difference, layers)
-        written = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
-        shutil.copyfile(folder / "config.json", temporary / "config.json")
-        copy_beside(folder, temporary, skip=os.listdir(temporary))
-        report = Exported(str(out), file, format, dtype, written, cosine, difference, names, outputs, layers)
-        (temporary / "export.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", "utf-8")
-        temporary.chmod(0o755)
-        temporary.replace(out)
+        with new_folder(out) as temporary:
+            program = _trace(wrapped, cases[0])
+            file, opened = _WRITERS[format](program, wrapped, temporary, dtype, opset)
+            states, layers = own.states, ()
+            del program, wrapped, model, own  # the exported one comes into memory now
+            gc.collect()
+            if in_layers:
+                answers, cosines = run_layer_by_layer(temporary / file, cases, outputs, states)
+                layers = tuple(cosines)
+            else:
+                run = opened()
+                answers = [run(case) for case in cases]
+            cosine, difference = _compare(cases, wanted, answers)
+            _judge(out, format, dtype, cosine, difference, layers)
+            written = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
+            shutil.copyfile(folder / "config.json", temporary / "config.json")
+            copy_beside(folder, temporary, skip=os.listdir(temporary))
+            report = Exported(str(out), file, format, dtype, written, cosine, difference, names, outputs, layers)
+            (temporary / "export.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", "utf-8")
     except OSError as error:
         if isinstance(error, CheckpointError | OutputError):
             raise
         raise OutputError(f"out={str(out)!r}: {error.strerror or error}; nothing was written") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return report
 
 

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import socket
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
+from xlm.atomic import with_retries
 from xlm.errors import CheckpointError, OutputError
 
 MANIFEST = "manifest.json"
 LOCK = "run.lock"
-
-TRANSIENT = (errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN)
-ATTEMPTS, PAUSE = 4, 0.5  # seconds before the second attempt, twice as long before each after it
-
-T = TypeVar("T")
-
-
-def retried(call: Callable[[], T]) -> T:
-    """The result of reading something, tried again a few times where a network file system may have hiccupped."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return call()
-        except OSError as error:
-            if error.errno not in TRANSIENT or attempt == ATTEMPTS - 1:
-                raise
-            time.sleep(PAUSE * 2**attempt)
-    raise AssertionError("unreachable")
 
 
 def sha256(path: Path) -> str:
@@ -45,7 +26,7 @@ def sha256(path: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    return retried(digest)
+    return with_retries(digest)
 
 
 def fsync_path(path: Path) -> None:
@@ -124,7 +105,7 @@ def remove_folder(folder: Path) -> None:
 def verify_folder(folder: Path) -> None:
     """Raise ``CheckpointError`` naming the first file that is missing or not as it was written."""
     try:
-        entries = json.loads(retried(lambda: (folder / MANIFEST).read_text("utf-8")))
+        entries = json.loads(with_retries(lambda: (folder / MANIFEST).read_text("utf-8")))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: the checkpoint has no readable manifest: {error}") from error
     for name, entry in entries.items():
@@ -135,16 +116,6 @@ def verify_folder(folder: Path) -> None:
             raise CheckpointError(
                 f"{path}: {path.stat().st_size} bytes, not the {entry['bytes']} bytes that were written"
             )
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Replace a small file at once or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.write_text(text, "utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

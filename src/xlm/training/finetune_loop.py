@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from xlm.atomic import write_text
 from xlm.errors import ConfigError, OutputError
-from xlm.training.files import write_text_atomic
 from xlm.training.finetune_best import Scores, best_folder, keep_best
 from xlm.training.finetune_model import kept
 from xlm.training.outcome import Ended, stopped
@@ -177,7 +177,7 @@ class Loop:
         self.stop: str | None = None
         if group.first:
             text = json.dumps(dataclasses.asdict(recipe), indent=1, ensure_ascii=False)
-            write_text_atomic(self.output / "recipe.json", text)
+            write_text(self.output / "recipe.json", text)
 
     @property
     def done(self) -> float:

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from xlm.training.files import write_text_atomic
+from xlm.atomic import write_text
 
 Records = list[dict[str, Any]]
 
@@ -31,7 +31,7 @@ def write_plots(records: Records, folder: Path) -> None:
     finally:
         pyplot.close(figure)
     svg = picture.getvalue()
-    write_text_atomic(folder / "report.html", page(records, svg[svg.index("<svg") :], folder.name))
+    write_text(folder / "report.html", page(records, svg[svg.index("<svg") :], folder.name))
 
 
 def draw(records: Records) -> Any:

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
+from xlm.atomic import write_text
 from xlm.data.vocabulary import load_vocabulary
 from xlm.errors import ConfigError, OutputError
 from xlm.training.building import language_ids, make_model, open_corpus
 from xlm.training.evaluate import LanguageScore, Validation, summary
-from xlm.training.files import atomic_folder, run_lock, write_text_atomic
+from xlm.training.files import atomic_folder, run_lock
 from xlm.training.optim import rate_factor
 from xlm.training.outcome import Ended, stopped
 from xlm.training.output import check_finished, set_aside
@@ -125,7 +126,7 @@ class _Run:
         self._new_window()
         if group.first:
             known = dataclasses.asdict(recipe) | {"stores": corpus.fingerprints()}
-            write_text_atomic(output / "recipe.json", json.dumps(known, indent=1, ensure_ascii=False))
+            write_text(output / "recipe.json", json.dumps(known, indent=1, ensure_ascii=False))
 
     def _check_recipe(self, checkpoint: Path) -> None:
         """A run goes on under its own recipe only.

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xlm.atomic import write_text
 from xlm.data.random import torch_seed
 from xlm.errors import XLMError
 from xlm.training.cpu import make_fast
-from xlm.training.files import write_text_atomic
 from xlm.training.fused import retire_gradient
 from xlm.training.objectives import Result, contrastive_loss, masked_loss, to_batch
 from xlm.training.optim import build_optimizer, clip_gradients, gradient_norm, set_rate
@@ -198,7 +198,7 @@ class Trainer:
             for m in micros
         ]
         values = {name: str(value) for name, value in record.items()}
-        write_text_atomic(path, json.dumps({"step": step, "values": values, "micro_batches": dump}))
+        write_text(path, json.dumps({"step": step, "values": values, "micro_batches": dump}))
         languages = ", ".join(sorted({name for m in micros for name in m.row_languages}))
         raise NonFiniteLoss(
             f"step {step}: {', '.join(f'{name} is {record[name]}' for name in bad)}: stopped before the update. "

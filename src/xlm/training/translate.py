@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from xlm.atomic import write_text
 from xlm.backends.torch.encoder_decoder import EncoderDecoderModel
 from xlm.data.random import torch_seed
 from xlm.data.vocabulary import folder_fingerprint
@@ -26,7 +27,7 @@ from xlm.families.encoder_decoder import EncoderDecoderConfig
 from xlm.hub import resolve
 from xlm.tasks.translate import Sentences
 from xlm.tokenizers import AutoTokenizer
-from xlm.training.files import atomic_folder, write_text_atomic
+from xlm.training.files import atomic_folder
 from xlm.training.finetune_best import best_folder, check_metric
 from xlm.training.finetune_loop import Outcome, Work, conduct
 from xlm.training.finetune_recipe import model_path
@@ -233,6 +234,6 @@ class _Translating(Work):
         with atomic_folder(output / "model") as temporary:
             save_model(temporary, model, self.folder)
             write_card(temporary, model, recipe, self._corpora, chosen[0], chosen[1])
-            write_text_atomic(temporary / "scores.json", json.dumps(chosen[1], indent=1))
+            write_text(temporary / "scores.json", json.dumps(chosen[1], indent=1))
         remove_state(output)
         return output / "model"

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from xlm.training.files import write_text_atomic
+from xlm.atomic import write_text
 from xlm.training.translate_data import Corpora
 from xlm.training.translate_recipe import Translate
 
@@ -42,4 +42,4 @@ def write_card(
         lines += ["", "## Scores", "", "BLEU of greedy translations of the held-out text (sacrebleu's 13a).", ""]
         lines += ["| | |", "| --- | --: |", *(f"| {name} | {value:.2f} |" for name, value in scores.items())]
     lines += ["", "The recipe:", "", "```json", json.dumps(dataclasses.asdict(recipe), indent=1, ensure_ascii=False)]
-    write_text_atomic(folder / "README.md", "\n".join([*lines, "```", ""]))
+    write_text(folder / "README.md", "\n".join([*lines, "```", ""]))

@@ -166,7 +166,7 @@ def finish_corpus(options: CorpusOptions, prepared: Prepared) -> dict[str, Any]:
         atomic.write_json(summary, about)
         shutil.rmtree(data, ignore_errors=True)
         os.replace(result, data)
-        atomic.sync_folder(out)
+        atomic.sync(out)
     about = json.loads(summary.read_text("utf-8"))
     with atomic.replacing(out / "quarantine.jsonl") as stream:
         for index in range(len(options.sources)):
