@@ -413,6 +413,10 @@ def test_data_that_look_wrong_are_said() -> None:
     names = [TextExample("x", None, str(number)) for number in range(30)]
     assert "30 labels in 30 training examples, 30 of them once" in str(alarms.rare(Classify.of(names), names))
     assert alarms.rare(Classify.of(names), names * 2) is None and alarms.rare(Choose(), names) is None
+    asked = [TextExample(f"x {number}", None, "a") for number in range(40)]
+    moved = [TextExample("x 1", None, "b", id="7"), *(TextExample("y", None, "a") for _ in range(9))]
+    assert "overlap: 1 of 10 examples of the evaluation set" in str(alarms.overlap(asked, moved))
+    assert alarms.overlap(asked, moved[1:]) is None and alarms.overlap(asked, [TextExample("x 1", "y", "a")]) is None
     assert alarms.unknown({"am": 0.44, "en": 0.01, "all": 0.2}) == (
         "unknown: of the training tokens 44% in am are unknown to the model's vocabulary: it cannot read them"
     )

@@ -5,6 +5,7 @@
   two files number their labels differently, or words and tags are shifted against each other.
 - ``truncated``: of too many examples a part is cut off.
 - ``alike``, ``rare``: labels that differ in case alone; more labels than any column of classes has.
+- ``overlap``: examples of the evaluation set stand in the training files too.
 - ``unknown``: too many tokens of a language are unknown to the vocabulary.
 """
 
@@ -27,6 +28,17 @@ _GAIN, _LEAST = 0.2, 30  # how much better, on how many examples, other labels m
 _MOST_CLASSES = 6  # whose every renaming is tried
 _MANY = 10  # labels, of which most have one example: no classes
 _UNKNOWN = 0.1  # of a language's tokens
+_OVERLAP = 0.05  # of the evaluation set
+_ASKED = (
+    "text",
+    "pair",
+    "other",
+    "words",
+    "question",
+    "context",
+    "prompt",
+    "choices",
+)  # all of an example but its answer
 
 
 def guessing_loss(task: Task, examples: Sequence[Any]) -> float | None:
@@ -84,6 +96,22 @@ def rare(task: Task, examples: Sequence[Any]) -> str | None:
         f"rare: {len(task.labels):,} labels in {len(examples):,} training examples, {once:,} of them once: is that the column "
         "of the labels? Numbers are learnt as such with data.problem=regression"
     )
+
+
+def overlap(train: Sequence[Any], held_out: Sequence[Any]) -> str | None:
+    """The alarm when examples of the evaluation set were learnt, whatever their labels."""
+    known = {_asked(example) for example in train}
+    count = sum(_asked(example) in known for example in held_out)
+    if count <= _OVERLAP * len(held_out):
+        return None
+    return (
+        f"overlap: {count:,} of {len(held_out):,} examples of the evaluation set stand in the training files too: "
+        "the scores are those of text that was learnt"
+    )
+
+
+def _asked(example: Any) -> tuple[Any, ...]:
+    return tuple(getattr(example, name, None) for name in _ASKED)
 
 
 def unknown(rates: Mapping[str, float]) -> str | None:

@@ -67,6 +67,8 @@ class Watch:
                 report.tell(f"{name}: {loaded.repaired:,} sentences with an I- that continued nothing: read as B-")
         if data.held_out is None and not check:
             report.tell("[yellow]no evaluation files: the model of the last step is kept, nothing is scored")
+        if data.held_out is not None:
+            self.alarm(alarms.overlap(data.train.examples, data.held_out.examples), 0)
         self.alarm(alarms.alike(data.task.labels), 0)
         self.alarm(alarms.rare(data.task, data.train.examples), 0)
         self.alarm(alarms.unknown({name: part.unknown for name, part in data.report["train"].items()}), 0)

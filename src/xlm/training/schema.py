@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 import types
 from collections.abc import Mapping
@@ -40,9 +41,9 @@ def build(cls: type[T], values: object, path: str = "") -> T:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(
-                f"{_join(path, name)} = {_show(values[name])} is not a known field ({', '.join(fields)}){hint}"
-            )
+            own = [one for one in fields if one in inspect.get_annotations(cls)]  # before those of its base
+            listed = ", ".join([*own, *(one for one in fields if one not in own)])
+            raise ConfigError(f"{_join(path, name)} = {_show(values[name])} is not a known field ({listed}){hint}")
     made: dict[str, Any] = {}
     for name, field in fields.items():
         at = _join(path, name)
