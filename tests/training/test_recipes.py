@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import xlm
 from xlm.training.pretrain import pretrain
 from xlm.training.recipe import load_recipe
 
@@ -26,11 +27,17 @@ def test_recipes_are_valid_and_train_at_toy_scale(path: Path, toy: Callable[...,
     toy_recipe = yaml.safe_load(toy().read_text("utf-8"))
     recipe = yaml.safe_load(path.read_text("utf-8"))
     recipe["tokenizer"], recipe["output"], recipe["threads"] = toy_recipe["tokenizer"], toy_recipe["output"], 1
-    given = recipe["model"]["config"]
-    for name in ("vocab_size", "init"):
-        given.pop(name, None)
-    given |= SMALL["xlm" if recipe["model"]["family"] == "xlm" else "xlm-roberta"]
-    given |= {"max_position_embeddings": 64} if recipe["model"]["family"] == "xlm" else {"max_position_embeddings": 66}
+    if "path" in recipe["model"]:  # goes on from another recipe's weights
+        size = len(xlm.AutoTokenizer.from_pretrained(toy_recipe["tokenizer"]))
+        config = xlm.XLMRobertaXLConfig(vocab_size=size, max_position_embeddings=66, **SMALL["xlm-roberta"])
+        xlm.XLMRobertaXLForMaskedLM(config).save_pretrained(tmp_path / "begun")
+        recipe["model"]["path"] = str(tmp_path / "begun")
+    else:
+        given = recipe["model"]["config"]
+        for name in ("vocab_size", "init"):
+            given.pop(name, None)
+        given |= SMALL["xlm" if recipe["model"]["family"] == "xlm" else "xlm-roberta"]
+        given |= {"max_position_embeddings": 64 if recipe["model"]["family"] == "xlm" else 66}
     files = {key: value for key, value in toy_recipe["data"].items() if key in recipe["data"] and key != "held_out"}
     recipe["data"] = recipe["data"] | files | {"languages": ["en", "sw"]}
     recipe["batch"] = {"tokens": 256, "phases": [{"length": 32}]}
