@@ -91,6 +91,31 @@ def test_a_cut_is_reported(address: str) -> None:
         assert found.status_code == 200 and found.headers["X-Truncated-Inputs"] == cut, route
 
 
+def test_long_texts_are_either_cut_or_read_whole(address: str) -> None:
+    refused = post(address, "/embed", inputs="word " * 600, truncate=True, long="windows")
+    assert refused.status_code == 422 and refused.json()["param"] == "truncate"
+    assert post(address, "/embed", inputs="word " * 600, long="windows").status_code == 200
+
+
+def test_only_texts_that_fill_the_model_are_tokenized_again_to_tell_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = xlm.load()
+    looked: list[int] = []
+    truncated = engine.truncated
+
+    def counted(inputs: Any, **options: Any) -> list[int]:
+        looked.append(len(inputs))
+        return truncated(inputs, **options)
+
+    monkeypatch.setattr(engine, "truncated", counted)
+    long, short = "word " * 600, "a <mask>"
+    with running({"mini": engine}) as address:
+        for route in ("/embed", "/embed_all", "/fill-mask"):
+            for inputs, again in (([short] * 3, []), ([short, short + long, short], [1])):
+                looked.clear()
+                assert post(address, route, inputs=inputs, truncate=True).status_code == 200, route
+                assert [count for count in looked if count] == again, route
+
+
 def test_a_prompt_counts_among_what_is_cut(offline: Any) -> None:
     engine = xlm.load()
     engine.embedding = replace(engine.embedding, prompts={"query": "some words before " * 3})

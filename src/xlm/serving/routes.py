@@ -47,11 +47,12 @@ def _serve(
 
 
 async def _answered(
-    request: Request, desk: Desk, truncate: bool, call: Callable[[], list[Any]], cut: Callable[[], list[int]]
-) -> tuple[list[Any], dict[str, str]]:
-    """What ``call`` answers, and the headers that name which inputs were cut, as ``cut`` finds them."""
-    found, indices = await desk.ask(request.scope, lambda: (call(), cut() if truncate else []))
-    return found, _cut_header(indices)
+    request: Request, desk: Desk, call: Callable[[], list[dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What ``call`` answers, and the headers that name which inputs the answers say were cut."""
+    found = await desk.ask(request.scope, call)
+    cut = [one.get("index", place) for place, one in enumerate(found) if one.get("truncated")]
+    return found, _cut_header(sorted(cut))
 
 
 def _check_dimensions(served: Served, asked: int | None, status: int) -> None:
@@ -73,17 +74,20 @@ def _cut_header(indices: list[int]) -> dict[str, str]:
     return {"X-Truncated-Inputs": ",".join(map(str, indices[:100]))} if indices else {}
 
 
+def _cut(served: Served, texts: list[str], lengths: list[int], prompt: str | None) -> list[int]:
+    """Which of the texts that have ``lengths`` now were cut; only those that fill the model can have been."""
+    full = [index for index, length in enumerate(lengths) if length >= served.engine.max_tokens]
+    cut = served.engine.truncated([texts[index] for index in full], prompt=prompt) if full else []
+    return [full[index] for index in cut]
+
+
 async def _truncated(
     request: Request, desk: Desk, served: Served, texts: list[str], lengths: list[int], prompt: str | None = None
 ) -> list[int]:
-    """Which texts were cut; only those that fill the model can have been."""
-    full = [index for index, length in enumerate(lengths) if length >= served.engine.max_tokens]
-    if not full:
+    """`_cut`, in a thread where there is something to do."""
+    if max(lengths, default=0) < served.engine.max_tokens:
         return []
-    cut = await desk.ask(
-        request.scope, lambda: served.engine.truncated([texts[index] for index in full], prompt=prompt)
-    )
-    return [full[index] for index in cut]
+    return await desk.ask(request.scope, lambda: _cut(served, texts, lengths, prompt))
 
 
 # -- OpenAI -----------------------------------------------------------------------------------------------------------
@@ -134,6 +138,8 @@ async def embed(request: Request, body: schema.Embed) -> Response:
     desk, served = _serve(request, body, texts, "inputs", "embed")
     _check_dimensions(served, body.dimensions, 422)
     if body.long == "windows":
+        if body.truncate:
+            raise Refused(422, "truncate and long='windows': long texts are either cut or read whole", "truncate")
         options = {"pooling": body.pooling, "normalize": body.normalize, "prompt": body.prompt_name, "long": "windows"}
         found = await desk.ask(request.scope, lambda: served.engine.embed(texts, **options))
         return Json(_shortened(found, body.dimensions, body.normalize))
@@ -154,15 +160,17 @@ async def embed_all(request: Request, body: schema.EmbedAll) -> Response:
         longest = served.engine.max_tokens
         tokens = sum(min(len(text) + 3, longest) for text in texts)  # hardly ever more than characters
         desk.check_answer(tokens * len(multi.bias) * _BYTES_A_NUMBER, "inputs")
-    found, headers = await _answered(
-        request, desk, body.truncate,
-        lambda: served.engine.embed_all(texts, prompt=body.prompt_name, truncate=body.truncate),
-        lambda: served.engine.truncated(texts, prompt=body.prompt_name),
-    )  # fmt: skip
+
+    def call() -> tuple[list[dict[str, Any]], list[int]]:
+        rows = served.engine.embedding_rows(texts, prompt=body.prompt_name, truncate=body.truncate)
+        cut = _cut(served, texts, list(map(len, rows)), body.prompt_name) if body.truncate else []
+        return served.engine.embed_all(rows), cut
+
+    found, cut = await desk.ask(request.scope, call)
     for item in found:
         if "sparse" in item:
             item["sparse"] = {str(token): weight for token, weight in item["sparse"].items()}
-    return Json(found, headers=headers)
+    return Json(found, headers=_cut_header(cut))
 
 
 @router.post("/similarity", tags=["vectors"], response_model=list[float])
@@ -276,10 +284,8 @@ async def _classified(
     flat = [text for item in pairs for text in ([item] if isinstance(item, str) else item)]
     desk, served = _serve(request, body, flat, "inputs", "classify")
     found, headers = await _answered(
-        request, desk, body.truncate,
-        lambda: served.engine.classify(pairs, truncate=body.truncate, raw=raw),
-        lambda: served.engine.truncated(pairs),
-    )  # fmt: skip
+        request, desk, lambda: served.engine.classify(pairs, truncate=body.truncate, raw=raw)
+    )
     return served, found, headers
 
 
@@ -306,10 +312,10 @@ async def rerank(request: Request, body: schema.Rerank) -> Any:
         raise Refused(422, f"{param} is empty: at least one is needed", param)
     desk, served = _serve(request, body, [body.query, *texts], param, "rerank")
     found, headers = await _answered(
-        request, desk, body.truncate,
+        request,
+        desk,
         lambda: served.engine.rerank(body.query, texts, truncate=body.truncate, raw=body.raw_scores),
-        lambda: served.engine.truncated([(body.query, text) for text in texts]),
-    )  # fmt: skip
+    )
     found = found[: body.top_n]
     if body.documents is None:
         scored = [
@@ -343,10 +349,8 @@ async def fill_mask(request: Request, body: schema.FillMask) -> Response:
     filled = sum(text.count(mask) * (_BYTES_A_TOKEN + len(text)) for text in texts)  # each answer has the text filled
     desk.check_answer(filled * body.top_k, "inputs")
     found, headers = await _answered(
-        request, desk, body.truncate,
-        lambda: served.engine.fill_mask(texts, body.top_k, truncate=body.truncate),
-        lambda: served.engine.truncated(texts, marks=True),
-    )  # fmt: skip
+        request, desk, lambda: served.engine.fill_mask(texts, body.top_k, truncate=body.truncate)
+    )
     return Json(found, headers=headers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 Name = Annotated[StrictStr, Field(max_length=1000)]
 Text = StrictStr
@@ -32,7 +32,7 @@ class Asked(Body):
 class Cuttable(Asked):
     """A request whose texts may be cut, at their end."""
 
-    truncate: bool = False
+    truncate: StrictBool = False
     truncation_direction: Literal["Right", "right"] = "Right"
     """Text-embeddings-inference knows ``Left`` too, which is refused here."""
 
@@ -52,7 +52,7 @@ class Embed(Cuttable):
     ``long="windows"`` reads it in overlapping windows."""
 
     inputs: Texts
-    normalize: bool = True
+    normalize: StrictBool = True
     pooling: Literal["mean", "cls", "max"] | None = None
     long: Literal["refuse", "windows"] = "refuse"
     prompt_name: Name | None = None
@@ -70,7 +70,7 @@ class Predict(Cuttable):
     """POST /predict, as TEI reads it: a text, a list of one or two texts (a pair), or a list of such lists (many inputs)."""
 
     inputs: Text | Sides | Annotated[list[Sides], Field(fail_fast=True)]
-    raw_scores: bool = False
+    raw_scores: StrictBool = False
 
 
 class Label(BaseModel):
@@ -103,7 +103,7 @@ class Tokenize(Asked):
     """POST /tokenize."""
 
     inputs: Texts
-    add_special_tokens: bool = True
+    add_special_tokens: StrictBool = True
 
 
 class Rerank(Cuttable):
@@ -113,9 +113,9 @@ class Rerank(Cuttable):
     documents: Annotated[list[Text | dict[str, Any]], Field(fail_fast=True)] | None = None
     texts: TextList | None = None
     top_n: Annotated[StrictInt, Field(ge=1)] | None = None
-    return_documents: bool = False
-    return_text: bool = False
-    raw_scores: bool = False
+    return_documents: StrictBool = False
+    return_text: StrictBool = False
+    raw_scores: StrictBool = False
 
 
 class FillMask(Cuttable):
@@ -157,7 +157,7 @@ class Translate(Body):
     num_beams: Annotated[StrictInt, Field(ge=1, le=16)] = 4
     length_penalty: Annotated[float, Field(ge=-10, le=10)] = 1.0
     max_new_tokens: Annotated[StrictInt, Field(ge=1, le=512)] | None = None
-    truncate: bool = False
+    truncate: StrictBool = False
 
 
 class Fault(BaseModel):
