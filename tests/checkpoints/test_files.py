@@ -417,3 +417,29 @@ def test_kill_while_saving(tmp_path, limit):
     save_safetensors(tmp_path, big(2), max_shard_size=limit)
     assert (open_checkpoint(tmp_path)["layer.5.weight"] == big(2)["layer.5.weight"]).all()
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("limit", ["5GB", 300])
+def test_weights_and_config_change_together(tmp_path, monkeypatch, limit):
+    """A save that fails at its last file leaves the one before whole: the config goes with the weights."""
+    save_safetensors(tmp_path, big(1), max_shard_size=limit, beside={"config.json": '{"a": 1}'})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before["config.json"] == b'{"a": 1}'
+    real, left = os.fsync, []
+
+    def full(handle):
+        if not left:
+            raise OSError(28, "No space left on device")
+        left.pop()
+        real(handle)
+
+    for count in range(len(before)):
+        left[:] = range(count)
+        with monkeypatch.context() as patch:
+            patch.setattr("xlm.atomic.os.fsync", full)
+            with pytest.raises(OutputError, match="the disk is full"):
+                save_safetensors(tmp_path, big(2), max_shard_size=limit, beside={"config.json": '{"a": 2}'})
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    paths = save_safetensors(tmp_path, big(2), max_shard_size=limit, beside={"config.json": '{"a": 2}'})
+    assert (tmp_path / "config.json").read_text() == '{"a": 2}' and all("config" not in path.name for path in paths)
+    assert (open_checkpoint(tmp_path)["layer.5.weight"] == big(2)["layer.5.weight"]).all()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xlm.atomic import make_folder, write_bytes, write_json, write_text
+from xlm.atomic import make_folder, write_bytes, write_json
 from xlm.checkpoints.beside import copy_beside, names_beside, need_own
 from xlm.checkpoints.checkpoint import Checkpoint, Stored
 from xlm.checkpoints.dtypes import is_float
@@ -310,8 +310,7 @@ def save_model(
     kinds = {stored.dtype.name for stored in tensors.values()}
     config.torch_dtype = dtype or (kinds.pop() if len(kinds) == 1 else None)
     text = config.to_json_string()
-    save_safetensors(folder, named, {"format": "pt"}, limit)
-    write_text(folder / "config.json", text)
+    save_safetensors(folder, named, {"format": "pt"}, limit, beside={"config.json": text})
 
 
 def _save(opened: Opened, tensors: dict[str, Stored], folder: Path, dtype: str | None, limit: int | str) -> None:

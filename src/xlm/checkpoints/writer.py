@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xlm.atomic import Pending, folder_lock, make_folder, need_space, remove_leftovers, sync
+from xlm.atomic import Pending, folder_lock, make_folder, need_space, remove_leftovers, sync, target_of
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.dtypes import code_of
 from xlm.errors import InputError, OutputError
@@ -39,6 +39,7 @@ def save_safetensors(
     metadata: Mapping[str, str] | None = None,
     max_shard_size: int | str = "5GB",
     variant: str | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write tensors to one file (``path`` ends in ``.safetensors``) or into a folder, in shards where they are large.
 
@@ -48,6 +49,7 @@ def save_safetensors(
         metadata: text kept in each file; ``{"format": "pt"}`` is always there, other libraries ask for it.
         max_shard_size: the largest number of bytes of one shard; a larger tensor gets a shard of its own.
         variant: of a folder's weights: ``fp16`` writes ``model.fp16.safetensors``, and leaves other variants as they are.
+        beside: name -> text of further files of the folder (``config.json``), which are replaced together with the weights.
 
     The files appear at once when all of them are on disk; until then what was there stays as it was, and it may be the
     very file that the tensors are mapped from. Shards that an earlier save left are removed at the end.
@@ -71,19 +73,28 @@ def save_safetensors(
     path = Path(path)
     if path.suffix == ".safetensors" and not path.is_dir():
         make_folder(path.parent)
-        return _write_all([path], [entries], text, None)
+        return _write_all(
+            [path], [entries], text, None, {path.parent / name: one for name, one in (beside or {}).items()}
+        )
     folder = make_folder(path)
     with folder_lock(folder):
-        remove_leftovers(folder, "model")
-        return _save_folder(folder, entries, text, max_shard_size, variant)
+        texts = {folder / name: one for name, one in (beside or {}).items()}
+        for name in ("model", *(place.name for place in texts)):
+            remove_leftovers(folder, name)
+        return _save_folder(folder, entries, text, max_shard_size, variant, texts)
 
 
 def _save_folder(
-    folder: Path, entries: dict[str, Stored], text: dict[str, str], max_shard_size: int | str, variant: str | None
+    folder: Path,
+    entries: dict[str, Stored],
+    text: dict[str, str],
+    max_shard_size: int | str,
+    variant: str | None,
+    beside: Mapping[Path, str],
 ) -> list[Path]:
     groups = _grouped(entries, parse_size(max_shard_size))
     if len(groups) == 1:
-        written = _write_all([folder / with_variant(SINGLE, variant)], groups, text, None)
+        written = _write_all([folder / with_variant(SINGLE, variant)], groups, text, None, beside)
         _remove_stale(folder, keep=set(), index=True, variant=variant)
         return written
     files = [folder / name for name in _shard_names(folder, len(groups), variant)]
@@ -91,7 +102,8 @@ def _save_folder(
     total = sum(stored.nbytes for stored in entries.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weights.items()))}
     place = folder / with_variant(INDEX, variant)
-    written = _write_all(files, groups, text, (place, json.dumps(index, indent=2, ensure_ascii=False) + "\n"))
+    content = json.dumps(index, indent=2, ensure_ascii=False) + "\n"
+    written = _write_all(files, groups, text, (place, content), beside)
     _remove_stale(folder, keep={file.name for file in files}, index=False, variant=variant)
     return written
 
@@ -159,12 +171,16 @@ def _shard_names(folder: Path, count: int, variant: str | None) -> list[str]:
 
 
 def _write_all(
-    files: list[Path], groups: list[dict[str, Stored]], metadata: Mapping[str, str], index: tuple[Path, str] | None
+    files: list[Path],
+    groups: list[dict[str, Stored]],
+    metadata: Mapping[str, str],
+    index: tuple[Path, str] | None,
+    beside: Mapping[Path, str],
 ) -> list[Path]:
     headers = [header_of(group, metadata) for group in groups]
     sizes = [len(head) + sum(s.nbytes for s in group.values()) for head, group in zip(headers, groups, strict=True)]
-    extra = len(index[1].encode()) if index else 0
-    total = sum(sizes) + extra
+    texts = [*beside.items(), *([index] if index else [])]
+    total = sum(sizes) + sum(len(content.encode()) for _, content in texts)
     need_space(files[0].parent, total, max(sizes))
     with Pending() as pending:
         for file, group, header in zip(files, groups, headers, strict=True):
@@ -172,10 +188,11 @@ def _write_all(
                 stream.write(header)
                 for name, stored in group.items():
                     write_array(stream, stored, name)
-        if index:
-            with pending.open(index[0], total) as stream:
-                stream.write(index[1].encode("utf-8"))
-        return pending.commit()
+        for place, content in texts:
+            with pending.open(place, total) as stream:
+                stream.write(content.encode("utf-8"))
+        ours = {target_of(place) for place in beside}
+        return [path for path in pending.commit() if path not in ours]
 
 
 def _remove_stale(folder: Path, keep: set[str], index: bool, variant: str | None) -> None:
