@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
 import toytasks
 import xlm
 
@@ -66,3 +67,17 @@ def test_large_finite_values_are_no_fault(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING, logger="xlm"):
         xlm.load(folder, strict_finite=True)
     assert "NaN" not in caplog.text
+
+
+@pytest.mark.parametrize("head", tiny.MODELS, ids=str)
+def test_embeddings_that_are_not_finite_are_refused_where_asked(head: tiny.Head) -> None:
+    model = tiny.model(head)
+    embeds = torch.randn(3, 5, tiny.HIDDEN)
+    want = model(inputs_embeds=embeds).last_hidden_state
+    embeds[1, 2, 0] = torch.nan
+    found = model(inputs_embeds=embeds).last_hidden_state
+    torch.testing.assert_close(found[::2], want[::2])  # the other rows are as they were
+    model.config.check_finite = True
+    with pytest.raises(xlm.InputError, match=r"inputs_embeds\[1\]: NaN or infinite values \(1 of 3 rows\)"):
+        model(inputs_embeds=embeds)
+    torch.testing.assert_close(model(inputs_embeds=embeds[::2]).last_hidden_state, want[::2])

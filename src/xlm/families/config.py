@@ -356,7 +356,7 @@ class PretrainedConfig(Published):
     @classmethod
     def fields(cls) -> set[str]:
         """Every name the constructor knows: the family's keys, the base keys, aliases and labels."""
-        more = ("num_labels", "id2label", "label2id", "dtype", "name_or_path", "attn_implementation")
+        more = ("num_labels", "id2label", "label2id", "dtype", "name_or_path", "attn_implementation", "check_finite")
         return {*cls.defaults, *BASE_DEFAULTS, *cls.attribute_map, *cls.optional, *more}
 
     @classmethod

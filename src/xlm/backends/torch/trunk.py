@@ -157,7 +157,8 @@ class TrunkModel(PreTrainedModel):
 
         Raises:
             InputError: both or neither of ids and embeddings, ids outside their tables, more tokens than positions,
-                masks of a wrong shape, arguments that contradict each other.
+                masks of a wrong shape, arguments that contradict each other; with ``config.check_finite`` embeddings with NaN
+                or infinities, which else spoil their own row alone.
         """
         spec, config = self.spec, self.config
         ids, embeds = call.input_ids, call.inputs_embeds
@@ -193,6 +194,8 @@ class TrunkModel(PreTrainedModel):
             words = embeds[:, total - new :]
             if words.shape[-1] != spec.hidden_size:
                 raise InputError(f"inputs_embeds of width {words.shape[-1]}: must be {spec.hidden_size}")
+            if getattr(config, "check_finite", False) and not torch.compiler.is_compiling():
+                _need_finite(embeds)
         positions = self._positions(call, batch, total, 0 if whole else past)
         types = self._rows("token_type_ids", call.token_type_ids, batch, total)
         languages = self._rows("langs", call.langs, batch, total)
@@ -344,3 +347,9 @@ class TrunkModel(PreTrainedModel):
             )
         bias = cross_attention_bias(call.encoder_attention_mask, batch, queries, states.shape[1], states.dtype)
         return Source(states.reshape(-1, states.shape[2]), states.shape[1], bias)
+
+
+def _need_finite(embeds: Tensor) -> None:
+    bad = (~embeds.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    if bad:
+        raise InputError(f"inputs_embeds[{bad[0]}]: NaN or infinite values ({len(bad)} of {len(embeds)} rows)")
