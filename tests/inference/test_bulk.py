@@ -306,3 +306,12 @@ def test_files_of_an_s3_bucket(engine: Any, source: Path, tmp_path: Path, monkey
     here, there = read(tmp_path / "here"), read(tmp_path / "out")
     for key in here:
         np.testing.assert_allclose(here[key], there[key], atol=2e-6)
+
+
+def test_the_class_for_ray_loads_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("xlm.inference.engine.load", lambda *names, **options: asked.append((names, options)))
+    Embedder("folder", device="cuda:1", lang="fr", pooling="cls")
+    Embedder("folder", "bfloat16")
+    assert asked[0] == (("folder",), {"dtype": None, "device": "cuda:1", "lang": "fr"})  # int8 where the folder is
+    assert asked[1] == (("folder",), {"dtype": "bfloat16", "device": None, "lang": None})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import toytasks
 import xlm
 from xlm.checkpoints.files import open_checkpoint, save_safetensors
 from xlm.cli import main
@@ -202,3 +203,27 @@ def test_the_command_prints_a_line_a_language(tiny_model: Path, tmp_path: Path, 
     (tmp_path / "empty.txt").write_text("\n", "utf-8")
     assert main(["quantize", str(tiny_model), str(out), "--texts", str(tmp_path / "empty.txt")]) == 1
     assert "empty.txt: has no text" in capsys.readouterr().err
+
+
+def test_int8_folders_are_not_widened_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from xlm.inference import loading
+
+    folder = toytasks.checkpoint(tmp_path / "int8")
+    config = xlm.AutoConfig.from_pretrained(folder)
+    config.quantization_config = {"quant_method": loading.METHOD}
+    config.save_pretrained(folder)
+    monkeypatch.setattr(loading, "find_device", lambda device: torch.device("cuda"))
+
+    def stop(*_: object, **options: object) -> None:
+        raise KeyError(str(options["dtype"]))
+
+    monkeypatch.setattr(loading, "documented_model", stop)
+    with pytest.raises(KeyError, match="float32"):
+        xlm.load(folder)
+    assert "holds int8 weights, which are for the CPU: on cuda they are widened to float32" in caplog.text
+    caplog.clear()
+    with pytest.raises(KeyError, match="bfloat16"):
+        xlm.load(folder, dtype="bfloat16")
+    assert not caplog.records

@@ -173,12 +173,28 @@ def embed_files(
 
 class Embedder:
     """For ``ray.data.Dataset.map_batches(Embedder, fn_constructor_kwargs={"model": ...})``: batches of columns in,
-    the same with a column ``embedding`` (rows, hidden) out. Every actor loads the model once."""
+    the same with a column ``embedding`` (rows, hidden) out. Every actor loads the model once.
 
-    def __init__(self, model: str | None = None, dtype: str = "float32", column: str = "text", **options: Any) -> None:
+    Args:
+        model, dtype, device, lang: as in `xlm.load`.
+        column: of the texts.
+        options: of `Engine.embed`.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        dtype: str | None = None,
+        column: str = "text",
+        *,
+        device: str | None = None,
+        lang: str | None = None,
+        **options: Any,
+    ) -> None:
         from xlm.inference.engine import load
 
-        self.engine, self.column, self.options = load(model, dtype=dtype), column, options
+        self.engine = load(model, dtype=dtype, device=device, lang=lang)
+        self.column, self.options = column, options
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add the vectors."""

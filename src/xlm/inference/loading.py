@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from xlm.hub import resolve
 from xlm.inference.embedding import Embedding, read_embedding
 from xlm.tokenizers import AutoTokenizer
 
+log = logging.getLogger("xlm")
 # Weights in memory: their type, and how the encoder's matrices are quantized.
 DTYPES: dict[str, tuple[torch.dtype, str | None]] = {
     "float32": (torch.float32, None),
@@ -79,6 +81,11 @@ def load_parts(
     config = AutoConfig.from_pretrained(folder)
     if dtype is None:
         dtype = "int8" if is_quantized(config) and place.type == "cpu" else "float32"
+        if is_quantized(config) and dtype != "int8":
+            log.warning(
+                "%s holds int8 weights, which are for the CPU: on %s they are widened to float32, four times as large; "
+                "choose dtype='bfloat16' for half of that", folder, place,
+            )  # fmt: skip
     if dtype == "int8" and place.type != "cpu":
         raise ConfigError(f"dtype is 'int8' and device is {str(place)!r}: int8 is for the CPU")
     if dtype == "float16" and place.type == "cpu":
