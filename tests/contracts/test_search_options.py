@@ -146,19 +146,27 @@ def test_padding_of_prompts(head: tiny.Head) -> None:
     check_padding(tiny.model(head), head)
 
 
-@EACH
+@pytest.mark.parametrize(
+    "framework",
+    [pytest.param(f, marks=[pytest.mark.slow] * (f.name == "flax")) for f in frameworks.FRAMEWORKS],
+    ids=lambda f: f.name,
+)
 def test_padding_of_prompts_in_other_frameworks(framework: frameworks.Framework, tmp_path: Path) -> None:
     head = CAUSAL[0]
     tiny.model(head).save_pretrained(tmp_path)
     check_padding(framework.load(head, tmp_path), head)
 
 
-@pytest.mark.parametrize("framework", [None, *(f for f in frameworks.FRAMEWORKS if f.name == "keras")], ids=str)
-def test_languages_of_prompts(framework: frameworks.Framework | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "framework",
+    [frameworks.Torch(), *(f for f in frameworks.FRAMEWORKS if f.name == "keras")],
+    ids=lambda f: f.name,
+)
+def test_languages_of_prompts(framework: Any, tmp_path: Path) -> None:
     head = GENERATORS[-1]
     model, ids = tiny.model(head, lang_id=0), tiny.ids(head, length=3)
     model.save_pretrained(tmp_path)
-    other = model if framework is None else framework.load(head, tmp_path)
+    other = framework.load(head, tmp_path)
     rows = written(other, ids, langs=torch.ones_like(ids), max_new_tokens=4, eos_token_id=[])
     model.config.lang_id = 1
     np.testing.assert_array_equal(rows, written(model, ids, max_new_tokens=4, eos_token_id=[]))
