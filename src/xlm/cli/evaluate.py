@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from xlm.evaluation.results import Outcome, Score
 
 
-_BENCHMARK_ONLY = ("benchmark", "data", "languages", "setting", "split", "train", "baselines", "report")
-_PAIRS_ONLY = ("beams", "tokenize")
+# What each kind of evaluation takes that another does not.
+_TAKES = {
+    "benchmark": ("benchmark", "data", "languages", "setting", "split", "train", "baselines", "report"),
+    "test": ("test", "column", "train", "report"),
+    "pairs": ("pairs", "beams", "tokenize"),
+}
 
 
 def evaluate(
@@ -39,6 +43,14 @@ def evaluate(
         typer.Option(
             "--pairs", "-p", metavar="de-en=PATH", help="Translate these pairs instead: BLEU and chrF by direction."
         ),
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option("--test", metavar="PATH", help="Score labelled files of your own instead, as of xlm finetune."),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="FIELD=COLUMN", help="With --test: a column of an unusual name, label=stars."),
     ] = None,
     beams: Annotated[int, typer.Option("--beams", min=1, help="Of translations; 1: the best token each time.")] = 1,
     tokenize: Annotated[
@@ -79,6 +91,8 @@ def evaluate(
 
     Example: xlm evaluate runs/xnli --benchmark xnli --data data/xnli --report reports/xnli
 
+    Your own files: xlm evaluate runs/mine/model --test test.csv --train train.csv
+
     Translation: xlm evaluate runs/de-en/model --pairs de-en=test.tsv
     """
     from xlm.errors import InputError
@@ -86,15 +100,18 @@ def evaluate(
     if listed:
         show_benchmarks(as_json)
         return
-    _refuse(context, _BENCHMARK_ONLY if pairs else _PAIRS_ONLY, bool(pairs))
+    _refuse(context, "pairs" if pairs else "test" if test else "benchmark")
     if pairs:
         evaluate_pairs(models or [], pairs, beams, tokenize, limit, dtype, device, as_json)
         return
-    if not models or benchmark is None or data is None:
+    if test and len(models or []) != 1:
+        raise InputError(f"--test: {len(models or [])} models given: one is needed")
+    if not test and (not models or benchmark is None or data is None):
         missing = [
             name for name, value in (("MODEL", models), ("--benchmark", benchmark), ("--data", data)) if not value
         ]
         raise InputError(f"missing: {', '.join(missing)}; xlm evaluate --list shows the benchmarks")
+    from xlm.evaluation.own import evaluate_files
     from xlm.evaluation.report import check_target, write_report
     from xlm.evaluation.run import evaluate as run
 
@@ -112,19 +129,24 @@ def evaluate(
         def tell(what: str, done: int, total: int) -> None:
             status.update(f"{what}  {done:,} of {total:,}" if total else what)
 
-        outcome = run(
-            models,
-            benchmark,
-            data,
-            languages=[code.strip() for code in languages.split(",")] if languages else None,
-            setting=setting,  # type: ignore[arg-type]  # checked there
-            split=split,
-            train=train,
-            limit=limit,
-            with_baselines=baselines,
-            load=load,
-            progress=tell,
-        )
+        if test:
+            named = _columns(column or [])
+            options: Any = {"columns": named, "train": train, "limit": limit, "load": load, "progress": tell}
+            outcome = evaluate_files(models[0], test, **options)  # type: ignore[index]  # one, as was checked
+        else:
+            outcome = run(
+                models,  # type: ignore[arg-type]  # named, as was checked
+                benchmark,  # type: ignore[arg-type]
+                data,  # type: ignore[arg-type]
+                languages=[code.strip() for code in languages.split(",")] if languages else None,
+                setting=setting,  # type: ignore[arg-type]  # checked there
+                split=split,
+                train=train,
+                limit=limit,
+                with_baselines=baselines,
+                load=load,
+                progress=tell,
+            )
         written = write_report(outcome, report) if report is not None else None
     if as_json:
         print_json(outcome.record())
@@ -134,14 +156,25 @@ def evaluate(
         console.print(f"report: {written}", soft_wrap=True)
 
 
-def _refuse(context: typer.Context, names: tuple[str, ...], pairs: bool) -> None:
-    """Raise InputError for an option that was given and that the kind of evaluation has no use for."""
+def _refuse(context: typer.Context, kind: str) -> None:
+    """Raise InputError for an option that was given and that the ``kind`` of evaluation has no use for."""
     from xlm.errors import InputError
 
-    for name in names:
+    for name in dict.fromkeys(name for names in _TAKES.values() for name in names if name not in _TAKES[kind]):
         source = context.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":
-            raise InputError(f"--{name} does not go with --pairs" if pairs else f"--{name} goes with --pairs alone")
+            takers = " and ".join(f"--{one}" for one, names in _TAKES.items() if name in names)
+            alone = f"--{name} goes with {takers} alone"
+            raise InputError(alone if kind == "benchmark" else f"--{name} does not go with --{kind}")
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    """``["label=stars"]`` by field."""
+    from xlm.errors import InputError
+
+    if wrong := next((entry for entry in given if not all(entry.partition("="))), None):
+        raise InputError(f"--column is {wrong!r}: FIELD=COLUMN is needed, like label=stars")
+    return {field: column for field, _, column in (entry.partition("=") for entry in given)}
 
 
 def show(outcome: Outcome) -> None:

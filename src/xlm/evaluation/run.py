@@ -79,7 +79,7 @@ def evaluate(
     rivals = Rivals(spec, data, found, setting, train) if with_baselines else None
     examples = {code: read(place, spec, limit) for code, place in found.items()}
     dev_examples = {code: read(place, spec, limit) for code, place in judging.items()}
-    engines = _Engines(load or _load)
+    engines = _Engines(load or load_engine)
 
     overall, own = candidates[0], dict[str, str]()
     if several:
@@ -106,7 +106,7 @@ def evaluate(
                 score_of(tested[own[code]][code][1]) if own else None,
                 own.get(code),
                 measured.details | said.extra,
-                _cases(spec, examples[code], said, measured),
+                cases(spec, examples[code], said, measured),
             )
         )
     counted = [code for code in found if code not in spec.average_without] or list(found)
@@ -125,7 +125,8 @@ def evaluate(
     )
 
 
-def _load(name: str) -> Any:
+def load_engine(name: str) -> Any:
+    """The engine of a folder or a name; ``bundled`` is the model in the package."""
     from xlm.inference.engine import load
 
     return load(name)
@@ -176,7 +177,8 @@ def _main(found: Measured) -> float:
     return next(iter(found.scores.values()))
 
 
-def _cases(spec: Benchmark, examples: Any, said: Predictions, found: Measured) -> list[Case]:
+def cases(spec: Benchmark, examples: Any, said: Predictions, found: Measured) -> list[Case]:
+    """Every example beside its prediction, for the pages of errors."""
     if isinstance(examples, Corpus):
         return _pairs(examples, said)
     sure = said.certainty or [None] * len(said.values)
