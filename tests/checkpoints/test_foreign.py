@@ -16,6 +16,7 @@ from xlm.checkpoints.files import open_checkpoint, save_safetensors
 from xlm.checkpoints.published import PREFIX, to_theirs
 from xlm.errors import CheckpointError, InputError, OutputError
 from xlm.families.registry import FAMILIES, family_of
+from xlm.tokenizers import proto
 
 torch = pytest.importorskip("torch")
 
@@ -579,7 +580,27 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path, name):
     (source / name).symlink_to(tmp_path / "private")
     with pytest.raises(CheckpointError, match=rf"the file '{name}' is a link to .*private, outside its folder"):
         io.convert(source, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        io.convert(source, tmp_path / "out", to="fairseq")
     assert not (tmp_path / "out").exists()
+
+
+def test_other_layouts_write_their_weights_last(tmp_path, monkeypatch):
+    """A process that is killed while it writes leaves a folder that no loader takes for a checkpoint."""
+    config = config_for("xlm-roberta", "XLMRobertaForMaskedLM")
+    source, out = save(tmp_path / "in", config, weights_for(config)), tmp_path / "out"
+    words = [f"w{n}" for n in range(config.vocab_size - 6)]
+    (source / "sentencepiece.bpe.model").write_bytes(proto.build(((word, -1.0) for word in words), b""))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xlm.checkpoints.foreign.fairseq_out.save_torch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        io.convert(source, out, to="fairseq")
+    assert {path.name for path in out.iterdir()} == {"dict.txt", "sentencepiece.bpe.model"}
+    with pytest.raises(CheckpointError, match="no weights found"):
+        open_checkpoint(out)
 
 
 def test_links_of_a_hub_cache_are_followed(tmp_path):

@@ -18,6 +18,7 @@ from xlm.checkpoints.expected import expected_shapes
 from xlm.checkpoints.files import open_checkpoint
 from xlm.checkpoints.published import PREFIX, sides_of, to_ours
 from xlm.checkpoints.report import Report, fit, modern_name
+from xlm.checkpoints.shards import safe_member
 from xlm.checkpoints.writer import save_safetensors
 from xlm.errors import CheckpointError, ConfigError, InputError
 from xlm.families.auto import config_class_of
@@ -243,6 +244,7 @@ def convert(
     if missing or opened.report.mismatched:
         raise CheckpointError(str(opened.report))
     tensors = untied(opened, dtype)
+    names_beside(opened.folder)  # refuses links that lead out, whatever the layout
     need_own(Path(dst), opened.folder, _written(opened, to))
     folder = make_folder(dst, "dst")
     if to == "xlm":
@@ -331,6 +333,7 @@ def _copy_codes(opened: Opened, folder: Path) -> None:
     """The merges of an original XLM model lie beside it in a file of codes; without it no text can be split."""
     codes = [file for file in sorted(opened.folder.iterdir()) if file.is_file() and file.name.startswith("codes")]
     if len(codes) == 1:
+        safe_member(opened.folder, codes[0].name, opened.folder, "file")
         write_bytes(folder / "merges.txt", codes[0].read_bytes())
     elif not (folder / "merges.txt").is_file():
         opened.report.initialised.append(

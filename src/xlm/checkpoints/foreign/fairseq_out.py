@@ -61,12 +61,12 @@ def save_fairseq(
     }
     folder = make_folder(folder)
     written = [folder / "model.pt"]
-    save_torch(folder / "model.pt", value)
     if vocabulary is not None:
         write_text(folder / "dict.txt", dictionary_of(vocabulary, config.vocab_size))
         if vocabulary.resolve() != (folder / VOCABULARY).resolve():
             write_bytes(folder / VOCABULARY, vocabulary.read_bytes())
         written += [folder / "dict.txt", folder / VOCABULARY]
+    save_torch(folder / "model.pt", value)  # last: a folder that is not finished has no weights
     return written
 
 

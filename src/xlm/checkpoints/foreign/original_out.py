@@ -54,10 +54,10 @@ def save_original(folder: Path, config: Any, tensors: Mapping[str, Stored], sour
     }
     folder = make_folder(folder)
     written = [folder / "model.pth"]
-    save_torch(folder / "model.pth", value)
     if (source / "merges.txt").is_file():
         write_bytes(folder / "codes", (source / "merges.txt").read_bytes())
         written.append(folder / "codes")
+    save_torch(folder / "model.pth", value)  # last: a folder that is not finished has no weights
     return written
 
 
