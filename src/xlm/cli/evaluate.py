@@ -110,7 +110,9 @@ def evaluate(
         missing = [
             name for name, value in (("MODEL", models), ("--benchmark", benchmark), ("--data", data)) if not value
         ]
-        raise InputError(f"missing: {', '.join(missing)}; xlm evaluate --list shows the benchmarks")
+        raise InputError(
+            f"missing: {', '.join(missing)}; xlm evaluate --list shows the benchmarks, --test FILE scores your own"
+        )
     from xlm.evaluation.own import evaluate_files
     from xlm.evaluation.report import check_target, write_report
     from xlm.evaluation.run import evaluate as run
