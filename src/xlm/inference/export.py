@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xlm.assets import bundled_folder
+from xlm.assets import BUNDLED
 from xlm.atomic import make_folder, need_new, need_space, new_folder
 from xlm.checkpoints.beside import copy_beside, names_beside
 from xlm.errors import CheckpointError, ConfigError, InputError, MissingExtraError, OutputError
@@ -113,7 +113,7 @@ def export(
     out = Path(out)
     need_new(out)
     make_folder(out.parent, "out")
-    folder = bundled_folder() if path_or_name is None else Path(resolve(path_or_name))
+    folder = Path(resolve(BUNDLED if path_or_name is None else path_or_name))
     model = load_documented(folder, torch.float16 if dtype == "float16" else torch.float32)
     names_beside(folder)  # what may not be copied is told before anything is computed
     if model.config.is_composition:
