@@ -71,6 +71,27 @@ def test_windows_cover_and_overlap() -> None:
         windows(20, 8, 8)
 
 
+class _Looked(list[tuple[int, int]]):
+    """A list that counts what is read of it."""
+
+    count = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        self.count += 1
+        return super().__getitem__(key)
+
+
+def test_the_best_window_is_found_among_those_around() -> None:
+    for length, size, overlap in ((1, 5, 0), (40, 7, 3), (41, 10, 9), (100, 8, 0), (64, 9, 6)):
+        spans = windows(length, size, overlap)
+        for place in range(length):
+            room = [min(place - start, end - 1 - place) if start <= place < end else -1 for start, end in spans]
+            assert most_context(place, spans) == room.index(max(room))
+    spans = _Looked(windows(1_000_000, 100, 20))
+    assert most_context(500_000, spans) == 6249
+    assert spans.count < 40  # of 12,500: a text of a million characters has as many words to ask for
+
+
 def test_spans_of_tags() -> None:
     assert spans_of(["O", "I-PER", "I-PER", "B-PER", "I-LOC"]) == [(1, 3, "PER"), (3, 4, "PER"), (4, 5, "LOC")]
     assert spans_of(["NOUN", "VERB"]) == [(0, 1, "NOUN"), (1, 2, "VERB")]

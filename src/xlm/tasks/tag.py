@@ -110,19 +110,21 @@ class Tag(Task):
         label) with probability 0."""
         need_finite(scores)
         fallback = ("O" if "O" in self.labels else self.labels[0], 0.0)
-        of_example: dict[int, list[tuple[Item, Scores]]] = {}
+        # Window by window, not word by word: a text may have hundreds of thousands of words.
+        of_example: dict[int, list[tuple[Item, list[int], list[float]]]] = {}
         for item, score in zip(features.items, scores, strict=True):
-            of_example.setdefault(item.example, []).append((item, score))
+            shares = softmax(score)
+            read = item, shares.argmax(-1).tolist(), shares.max(-1).tolist()
+            of_example.setdefault(item.example, []).append(read)
         answers = []
         for number, example in enumerate(examples):
             words, tokens, spans, offset = features.details[number]
             found = [fallback] * len(example.words)
             for word, place in _readers(words, tokens, self.policy).items():
                 window = most_context(place, spans)
-                item, score = of_example[number][window]
-                probabilities = softmax(score[offset + place - item.start])
-                best = int(probabilities.argmax())
-                found[word] = (self.labels[best], float(probabilities[best]))
+                item, best, share = of_example[number][window]
+                at = offset + place - item.start
+                found[word] = (self.labels[best[at]], share[at])
             answers.append(found)
         return answers
 

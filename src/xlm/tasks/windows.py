@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from xlm.errors import InputError
 
 Window = tuple[int, int]
@@ -25,6 +27,14 @@ def windows(length: int, size: int, overlap: int = 0) -> list[Window]:
 
 
 def most_context(place: int, spans: list[Window]) -> int:
-    """The window in which token ``place`` has the most tokens on its poorer side; the first among equals."""
-    room = [min(place - start, end - 1 - place) if start <= place < end else -1 for start, end in spans]
-    return room.index(max(room))
+    """The window in which token ``place`` has the most tokens on its poorer side; the first among equals, or of all where
+    none holds it. ``spans`` are as :func:`windows` gives them."""
+    best, widest = 0, -1
+    for number in range(bisect_right(spans, place, key=lambda span: span[1]), len(spans)):
+        start, end = spans[number]
+        if place < start:  # so are all behind it: a text may have thousands, of which few hold a token
+            break
+        room = min(place - start, end - 1 - place)
+        if room > widest:
+            best, widest = number, room
+    return best
