@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from xlm.backends.torch.ops import Operations, in_graph
+from xlm.backends.torch.ops import Operations
+from xlm.backends.torch.tracing import in_graph
 from xlm.errors import InputError
 from xlm.families.spec import EncoderSpec
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlm.backends.torch.ops import in_graph
+from xlm.backends.torch.tracing import in_graph
 from xlm.batches.batch import causal_mask, equal_runs
 from xlm.errors import InputError
 from xlm.families.spec import EncoderSpec

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlm.backends.torch.ops import in_graph
+from xlm.backends.torch.tracing import in_graph
 from xlm.errors import InputError
 from xlm.families.config import PretrainedConfig
 

@@ -34,11 +34,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def in_graph() -> bool:
-    """Whether a compiler or tracer is looking: then no check may read a tensor's values."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-
-
 def activation(act: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The function of an activation's name; a callable is its own function.
 

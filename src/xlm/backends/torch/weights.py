@@ -446,7 +446,9 @@ def save(
     config.architectures = [type(model).__name__]
     config.torch_dtype = str(model.dtype).removeprefix("torch.")
     text = config.to_json_string()
-    save_safetensors(folder, published_tensors(model, state), {"format": "pt"}, max_shard_size, variant, {"config.json": text})
+    save_safetensors(
+        folder, published_tensors(model, state), {"format": "pt"}, max_shard_size, variant, {"config.json": text}
+    )
     if not (folder / "README.md").exists():
         from xlm.checkpoints.card import model_card
 
