@@ -179,6 +179,13 @@ def test_right_to_left(page: Any, shot: Shot) -> None:
     assert page.locator("#field-context").evaluate(direction) == "rtl"
     assert result.locator("p.text").evaluate(direction) == "rtl"
     shot(page, "answer-arabic")
+    choose(page, "mini", "fill-mask")
+    bars = answer(page, inputs="القاهرة هي <mask> مصر.").locator("ol.bars")
+    assert bars.evaluate(direction) == "rtl"
+    name, value = (bars.locator(place).first.bounding_box()["x"] for place in (".name", ".value"))
+    assert name > value  # a bar begins at its name, on the right
+    assert answer(page, inputs="Paris is the <mask> of France.").locator("ol.bars").evaluate(direction) == "ltr"
+    choose(page, "answer", "answer")
     page.locator("#field-context").fill("Latin text")
     assert page.locator("#field-context").evaluate(direction) == "ltr"
 
@@ -222,8 +229,23 @@ def test_light_and_dark_are_readable(browser: Any, address: str, shot: Shot) -> 
             ink, paper = page.locator(place).first.evaluate(colours)
             assert contrast(ink, paper) >= 4.5, (scheme, place, ink, paper)
         found[scheme] = paper
+        choose(page, "mini", "similarity")
+        ink, cell, card = (
+            answer(page, inputs="one\ntwo").locator("td").first.evaluate(
+                "node => [getComputedStyle(node).color, getComputedStyle(node).backgroundColor, "
+                "getComputedStyle(document.querySelector('main')).backgroundColor]"
+            )
+        )  # fmt: skip
+        assert contrast(ink, over(cell, card)) >= 4.5, (scheme, ink, cell)
         context.close()
     assert found["light"] != found["dark"]
+
+
+def over(colour: str, paper: str) -> str:
+    """``rgba(r, g, b, a)`` on an opaque colour."""
+    *own, alpha = [float(number) for number in re.findall(r"[\d.]+", colour)]
+    below = [float(number) for number in re.findall(r"[\d.]+", paper)]
+    return "rgb({}, {}, {})".format(*(round(a * alpha + b * (1 - alpha)) for a, b in zip(own, below, strict=True)))
 
 
 def contrast(ink: str, paper: str) -> float:

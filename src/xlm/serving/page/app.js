@@ -18,9 +18,13 @@ const hue = (name) => [...name].reduce((sum, c) => (sum * 31 + c.codePointAt(0))
 const slice = (points, start, end) => points.slice(start, end).join("");
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
+const RIGHT_TO_LEFT = /^[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
+const direction = (text) => (RIGHT_TO_LEFT.test(text.match(/\p{L}/u)?.[0] ?? "") ? "rtl" : "ltr");
+
+// Lengths are relative to the longest bar. The list runs as its first text does, so that bars begin at their names.
 function bars(items) {
   const top = Math.max(...items.map((item) => item.value), 1e-9);
-  const list = el("ol", { class: "bars" });
+  const list = el("ol", { class: "bars", dir: direction(items[0]?.long ?? items[0]?.name ?? "") });
   for (const { name, value, shown, long } of items) {
     const track = el("div", { class: "track" }, el("i", { style: { width: Math.max(0, (100 * value) / Math.max(top, 1e-9)) + "%" } }));
     const row = el("li", {}, el("span", { class: "name", dir: "auto", text: name }), track, el("span", { class: "value", text: shown ?? percent(value) }));
@@ -49,8 +53,8 @@ function heat(rows, columns, values) {
   const head = el("tr", {}, el("th"), ...columns.map((_, n) => el("th", { text: n + 1, scope: "col" })));
   const table = el("table", { class: "heat" }, el("thead", {}, head));
   rows.forEach((name, i) => {
-    const cells = values[i].map((value) => el("td", { text: value.toFixed(2), style: { background: `rgb(var(--heat) / ${Math.max(0, Math.min(1, value)) * 0.75})` } }));
-    table.append(el("tr", {}, el("th", { scope: "row", dir: "auto", text: `${i + 1}  ${name}` }), ...cells));
+    const cells = values[i].map((value) => el("td", { text: value.toFixed(2), style: { background: `rgb(var(--heat) / ${Math.max(0, Math.min(1, value)) * 0.6})` } }));
+    table.append(el("tr", {}, el("th", { scope: "row" }, el("span", { class: "number", text: i + 1 }), el("bdi", { text: name })), ...cells));
   });
   return table;
 }
@@ -96,7 +100,7 @@ const TASKS = {
   tag: {
     title: "Tag", fields: [["inputs", "Texts, one a line", 3]], examples: [[ARTICLE], ["ولدت ماري كوري في وارسو."], ["मैरी क्यूरी का जन्म वारसॉ में हुआ था।"], ["居里夫人出生于华沙。"], ["มารี กูรี เกิดที่กรุงวอร์ซอ"]],
     body: (v) => ({ inputs: lines(v.inputs) }),
-    show: (found) => found.map((one) => marked(one.text, one.spans)),
+    show: (found) => found.flatMap((one) => [marked(one.text, one.spans), ...(one.spans.length ? [] : [el("p", { class: "quiet", text: "No span has a label." })])]),
   },
   answer: {
     title: "Answer", fields: [["question", "Question", 1], ["context", "Context", 5]],
