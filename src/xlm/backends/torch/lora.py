@@ -7,7 +7,6 @@ No package is needed: an adapter is two small matrices a layer and a JSON file.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from xlm.checkpoints.tensorfile import TensorFile
 from xlm.checkpoints.writer import save_safetensors
 from xlm.errors import CheckpointError, ConfigError
 from xlm.families.auto import AutoConfig
+from xlm.jsonfile import read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -175,10 +175,7 @@ def load_adapter(model: Any, folder: Path) -> None:
         CheckpointError: no such adapter, or one that does not fit the model.
         ConfigError: an adapter of a kind that is not supported.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: no readable adapter config: {error}") from error
+    config = read_object(folder / CONFIG)
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
         raise ConfigError(
             f"{folder}: peft_type is {config.get('peft_type')!r}, bias {config.get('bias')!r}: LORA, none"
@@ -186,6 +183,9 @@ def load_adapter(model: Any, folder: Path) -> None:
     for key in _UNKNOWN:
         if config.get(key):
             raise ConfigError(f"{folder}: {key} is {config[key]!r}: adapters of this kind are not supported")
+    for key in ("target_modules", "r", "lora_alpha"):
+        if key not in config:
+            raise CheckpointError(f"{folder / CONFIG}: {key} is missing: no adapter can be made without it")
     targets = config["target_modules"]
     if isinstance(targets, str):
         raise ConfigError(f"{folder}: target_modules is the pattern {targets!r}: a list of names is needed")
