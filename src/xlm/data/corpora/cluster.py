@@ -153,7 +153,7 @@ def on_ray(settings: Mapping[str, str], workers: int | None = None, every: float
     refuse_others("ray", settings, {"address", "cpus", "memory"})
     cpus, memory = _number(settings, "cpus", 1), _number(settings, "memory", 2)
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError("xlm corpus build --executor ray", "ray", "ray") from error
     ours = not ray.is_initialized()
