@@ -139,6 +139,11 @@ def test_invalid_utf8_is_set_aside_or_replaced(tmp_path: Path) -> None:
     assert isinstance(replaced, Row) and replaced.texts == ("b\ufffdad",) and replaced.replaced
 
 
+def test_utf16_is_said_rather_than_read_with_a_nul_beside_each_letter(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.txt:1: UTF-16, by its byte-order mark: save the text as UTF-8"):
+        rows(write(tmp_path / "a.txt", "one\ntwo".encode("utf-16")))
+
+
 def test_a_line_without_end_is_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xlm.data.corpora.rows.MAX_BYTES", 1000)
     path = write(tmp_path / "a.txt", "short\n" + "x" * 5000 + "\nafter")
