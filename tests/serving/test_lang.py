@@ -90,3 +90,19 @@ def test_languages_of_the_command_line(given: list[str], want: dict[str, Any]) -
     assert _by_model(given, ["a", "b"]) == want
     with pytest.raises(InputError, match="no model 'c'"):
         _by_model([*given, "c=fr"], ["a", "b"])
+
+
+def test_the_command_passes_languages_and_warns_of_open_servers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from xlm.cli import main
+
+    found: dict[str, Any] = {}
+    monkeypatch.setattr("xlm.serving.run.run", lambda loaders, settings, **_: found.update(loaders, settings=settings))
+    assert main(["serve", f"two={folder}", "--lang", "two=fr", "--host", "0.0.0.0", "--open-metrics"]) == 0
+    assert found["two"]().lang == "fr" and found["settings"].open_metrics and found["settings"].plain_text
+    assert "without keys" in capsys.readouterr().err
+    monkeypatch.setenv("XLM_API_KEYS", "one two")
+    assert main(["serve", f"two={folder}", "--host", "0.0.0.0", "--special-tokens"]) == 0
+    assert found["settings"].api_keys == ("one", "two") and not found["settings"].plain_text
+    assert "without keys" not in capsys.readouterr().err
