@@ -94,8 +94,10 @@ def test_calibrated_answers_do_not_depend_on_the_other_texts(folder: Path) -> No
     np.testing.assert_allclose(alone, together, atol=0.05)
 
 
-def test_a_matrix_takes_over_the_scales_of_its_inputs_and_gives_them_back(folder: Path, tiny_model: Path) -> None:
-    restored, original = open_checkpoint(folder), open_checkpoint(tiny_model)
+def test_a_matrix_takes_over_the_scales_of_its_inputs_and_gives_them_back(tiny_model: Path, tmp_path: Path) -> None:
+    q.quantize(tiny_model, tmp_path / "out", TEXTS, force=True, activations="calibrated")
+    restored, original = open_checkpoint(tmp_path / "out"), open_checkpoint(tiny_model)
+    assert restored.extras["activations"]
     for name, (scale, zero) in restored.extras["activations"].items():
         folded = original[name] * scale
         step = np.abs(folded).max(1, keepdims=True) / 127 / scale
