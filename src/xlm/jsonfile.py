@@ -4,6 +4,7 @@ ends a program with, becomes a typed error that names the file."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,8 @@ def read_object(path: Path, error: type[Exception] = CheckpointError) -> dict[st
 def parse_json(raw: bytes, path: Path, error: type[Exception] = CheckpointError) -> Any:
     """What the bytes of a JSON file hold; ``path`` is its name in errors, which are those of :func:`read_json`."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(pairs)
-        if len(out) != len(pairs):
-            seen: set[str] = set()
-            double = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise error(f"{path}: the key {double[:200]!r} stands twice")
-        return out
-
     try:
-        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique)
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique_keys(path, error))
     except RecursionError as fault:
         raise error(f"{path}: nested too deeply") from fault
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
@@ -56,3 +49,19 @@ def parse_json(raw: bytes, path: Path, error: type[Exception] = CheckpointError)
         if isinstance(fault, error):
             raise
         raise error(f"{path}: not JSON: {fault}") from fault  # a number of more digits than Python reads
+
+
+def unique_keys(
+    path: Path, error: type[Exception] = CheckpointError
+) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """What makes objects of pairs for ``json.loads``, and refuses a key that stands twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            seen: set[str] = set()
+            double = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise error(f"{path}: the key {double[:200]!r} stands twice")
+        return out
+
+    return unique

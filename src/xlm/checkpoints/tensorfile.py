@@ -23,6 +23,7 @@ import numpy as np
 from xlm.atomic import with_retries
 from xlm.checkpoints.dtypes import CODES
 from xlm.errors import CheckpointError
+from xlm.jsonfile import unique_keys
 
 MAX_HEADER = 100_000_000  # bytes
 MAX_TENSORS = 100_000
@@ -211,14 +212,6 @@ def release_pages(mapped: mmap.mmap, begin: int, end: int) -> None:
 def parse_strict(raw: bytes, path: Path) -> dict[str, Any]:
     """Parse a JSON object of a foreign file: bounded in size and depth, duplicate keys and NaN refused."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(pairs)
-        if len(out) != len(pairs):
-            seen: set[str] = set()
-            double = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise CheckpointError(f"{path}: the key {double!r} stands twice in its header")
-        return out
-
     def no_constant(name: str) -> Any:
         raise CheckpointError(f"{path}: its header holds the value {name}, which JSON does not have")
 
@@ -229,7 +222,7 @@ def parse_strict(raw: bytes, path: Path) -> dict[str, Any]:
     if _DEEP.search(raw):
         raise CheckpointError(f"{path}: its header is nested more than 3 levels deep")
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_keys(path), parse_constant=no_constant)
     except CheckpointError:
         raise
     except RecursionError as error:

@@ -10,6 +10,7 @@ For few rows, a short text's, products come close to the speed of memory, for ma
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,8 +30,8 @@ _MIDDLE = 128
 """What stands for zero in bytes of rows that have their own scale."""
 
 
-class _Rows:
-    """What the tables of floats and of bytes have in common: norms, attention, and layers as one."""
+class _Rows(ABC):
+    """What the tables of floats and of bytes have in common: sums with norms, attention, and layers as one."""
 
     _products: dict[nn.Module, Any]
 
@@ -38,9 +39,16 @@ class _Rows:
         self._norms: dict[nn.Module, native.Norm] = {}
         self._stacks: dict[tuple[nn.Module, torch.dtype], tuple[list[nn.Module], native.Layers | None]] = {}
 
+    @abstractmethod
+    def _opened(self, product: Any, modules: Sequence[Any]) -> tuple[native.Packed, Tensor | None] | None:
+        """A product's weight and bias; ``None`` where another library computes it."""
+
     def _made(self, *modules: Any) -> tuple[native.Packed, Tensor | None] | None:
-        """The product of layers that are one matrix, and its bias; ``None`` where another library computes it."""
-        raise NotImplementedError
+        """The weight and bias of layers that are one matrix; ``None`` where they are not, or not the kernels'."""
+        product = self._products.get(modules[0])
+        if product is None or any(module in self._products for module in modules[1:]):
+            return None
+        return self._opened(product, modules)
 
     def by_row(self, module: nn.Module | None) -> bool:
         return module is None or self._made(module) is not None
@@ -54,6 +62,24 @@ class _Rows:
 
     def norm(self, module: nn.Module, x: Tensor) -> Tensor:
         return native.layer_norm(self._norm(module), x)
+
+    def linear_add_norm(
+        self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
+    ) -> Tensor:
+        made = self._made(module)
+        if made is None:
+            return super().linear_add_norm(module, norm, x, residual, dropout)  # type: ignore[misc]
+        packed, bias = made
+        return packed(_read(packed, x), residual.dtype, bias, residual=residual, norm=self._norm(norm))
+
+    def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        made = self._made(query, key, value)
+        if made is None:
+            return super().qkv(query, key, value, x)  # type: ignore[misc]
+        packed, bias = made
+        x = _read(packed, x)
+        q, k, v = packed(x, self._attends_in(x.dtype), bias).chunk(3, dim=1)
+        return q, k, v
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
         if dropout or not layout.lengths or (q.shape[1] // heads) % native.GROUPS[q.dtype]:
@@ -121,6 +147,11 @@ class _Rows:
         return dtype
 
 
+def _read(packed: native.Packed, x: Tensor) -> Tensor:
+    """Rows in a type that a product reads: its own, or any where it makes bytes of them."""
+    return x if packed.dtype == torch.int8 else x.to(packed.dtype)
+
+
 def _parts(layer: Any) -> tuple[nn.Module, ...]:
     """A layer and what it consists of."""
     attention = layer.attention
@@ -158,45 +189,27 @@ class CompiledFloats(_Rows, Packed):
             found = self._wide[modules[0]] = torch.cat([m.bias.detach().float() for m in modules])
         return found
 
-    def _made(self, *modules: Any) -> tuple[native.Packed, Tensor | None] | None:
-        product = self._products.get(modules[0])
-        alone = not any(m in self._products for m in modules[1:])
-        return (product, self._bias(*modules)) if product is not None and alone else None
+    def _opened(self, product: native.Packed, modules: Sequence[Any]) -> tuple[native.Packed, Tensor | None]:
+        return product, self._bias(*modules)
 
-    def _multiply(self, product: native.Packed, x: Tensor, bias: Tensor | None, **rest: Any) -> Tensor:
-        x = x.to(product.dtype)
-        return product(x, x.dtype, bias, **rest)
+    def _multiply(self, module: nn.Module, product: native.Packed, x: Tensor, **rest: Any) -> Tensor:
+        return product(_read(product, x), product.dtype, self._bias(module), **rest)
 
     def linear(self, module: nn.Module, x: Tensor) -> Tensor:
         product = self._products.get(module)
-        return super().linear(module, x) if product is None else self._multiply(product, x, self._bias(module))
+        return super().linear(module, x) if product is None else self._multiply(module, product, x)
 
     def linear_act(self, module: nn.Module, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         product = self._products.get(module)
         if product is None or act not in _FUSED:
             return super().linear_act(module, x, act)
-        return self._multiply(product, x, self._bias(module), activation=_FUSED[act])
+        return self._multiply(module, product, x, activation=_FUSED[act])
 
     def linear_add(self, module: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
         product = self._products.get(module)
         if product is None:
             return super().linear_add(module, x, residual, dropout)
-        return self._multiply(product, x, self._bias(module), residual=residual)
-
-    def linear_add_norm(
-        self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
-    ) -> Tensor:
-        product = self._products.get(module)
-        if product is None:
-            return super().linear_add_norm(module, norm, x, residual, dropout)
-        return self._multiply(product, x, self._bias(module), residual=residual, norm=self._norm(norm))
-
-    def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        product = self._products.get(query)
-        if product is None or key in self._products:
-            return super().qkv(query, key, value, x)
-        q, k, v = self._multiply(product, x, self._bias(query, key, value)).chunk(3, dim=1)
-        return q, k, v
+        return self._multiply(module, product, x, residual=residual)
 
 
 class Bytes:
@@ -207,11 +220,12 @@ class Bytes:
     ) -> None:
         zero, factor = (_MIDDLE, None) if reads is None else (reads.zero, reads.scale.reciprocal())
         self.bias, self.packed = bias, native.Packed(weight, scale, zero, factor)
-        fixed = reads is not None and gives is not None and gives.uniform is not None
-        self.gives = (gives.uniform, gives.zero) if fixed and gives is not None and gives.uniform is not None else None
+        self.gives: tuple[float, int] | None = None
+        if reads is not None and gives is not None and gives.uniform is not None:
+            self.gives = (gives.uniform, gives.zero)
 
-    def linear(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        return self.packed(x, dtype, self.bias)
+    def linear(self, x: Tensor) -> Tensor:
+        return self.packed(x, torch.float32, self.bias)
 
     def linear_act(self, x: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         if act not in _FUSED:
@@ -219,8 +233,8 @@ class Bytes:
         dtype = torch.float32 if self.gives is None else torch.uint8
         return self.packed(x, dtype, self.bias, activation=_FUSED[act], as_bytes=self.gives)
 
-    def linear_add(self, x: Tensor, residual: Tensor, norm: Any = None) -> Tensor:
-        return self.packed(x, torch.float32, self.bias, residual=residual, norm=norm)
+    def linear_add(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.packed(x, torch.float32, self.bias, residual=residual)
 
 
 def _make(
@@ -237,10 +251,8 @@ class CompiledBytes(_Rows, Int8):
         Int8.__init__(self, bf16_attention, _make)
         _Rows.__init__(self)
 
-    def _made(self, *modules: Any) -> tuple[native.Packed, Tensor | None] | None:
-        product = self._products.get(modules[0])
-        alone = not any(m in self._products for m in modules[1:])
-        return (product.packed, product.bias) if isinstance(product, Bytes) and alone else None
+    def _opened(self, product: Any, modules: Sequence[Any]) -> tuple[native.Packed, Tensor | None] | None:
+        return (product.packed, product.bias) if isinstance(product, Bytes) else None
 
     def _inner(self, module: nn.Module, dtype: torch.dtype) -> tuple[torch.dtype, tuple[float, int] | None]:
         product = self._products[module]
@@ -249,18 +261,3 @@ class CompiledBytes(_Rows, Int8):
 
     def _attends_in(self, dtype: torch.dtype) -> torch.dtype:
         return torch.bfloat16 if self._bf16_attention else torch.float32
-
-    def linear_add_norm(
-        self, module: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module
-    ) -> Tensor:
-        product = self._products.get(module)
-        if not isinstance(product, Bytes):
-            return super().linear_add_norm(module, norm, x, residual, dropout)
-        return product.linear_add(x, residual, self._norm(norm))
-
-    def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        product = self._products.get(query)
-        if not isinstance(product, Bytes) or key in self._products:
-            return super().qkv(query, key, value, x)
-        q, k, v = product.linear(x, self._attends_in(torch.float32)).chunk(3, dim=1)
-        return q, k, v
