@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+LONG = 500
 LABELS = ("entailment", "neutral", "contradiction")
 
 
@@ -48,6 +49,11 @@ def squad(answers: list[str], context: str = "The capital is Paris. It has 2 mil
     return json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": context, "qas": qas}]}]})
 
 
+def _long(text: str) -> bool:
+    """Whether an engine would cut the text."""
+    return len(text) > LONG
+
+
 class Fake:
     """Answers by reading the texts. ``skill``: the share of items it gets right, every so many wrong."""
 
@@ -68,7 +74,7 @@ class Fake:
             ranked = sorted(self.labels, key=lambda label: label != best)
             share = [0.8] + [0.2 / (len(ranked) - 1)] * (len(ranked) - 1)
             labels = [{"label": label, "probability": p} for label, p in zip(ranked, share, strict=True)]
-            found.append({"text": text, "labels": labels})
+            found.append({"text": text, "labels": labels} | ({"truncated": _long(whole)} if truncate else {}))
         return found
 
     def tag_words(self, texts: list[list[str]]) -> list[list[str]]:
@@ -78,8 +84,13 @@ class Fake:
         return [{"question": q, "answers": [{"start": 15, "end": 20, "text": c[15:20], "probability": 0.5}]}
                 for q, c in zip(questions, contexts, strict=True)]  # fmt: skip
 
-    def choose(self, prompts: list[str], choices: list[list[str]], *, questions: Any = None) -> list[dict[str, Any]]:
-        return [{"prompt": p, "best": 0, "probabilities": [0.6, 0.4]} for p in prompts]
+    def choose(
+        self, prompts: list[str], choices: list[list[str]], *, questions: Any = None, truncate: bool = False
+    ) -> list[dict[str, Any]]:
+        return [{"prompt": p, "best": 0, "probabilities": [0.6, 0.4], "truncated": _long(p)} for p in prompts]
+
+    def truncated(self, texts: list[str]) -> list[int]:
+        return [number for number, text in enumerate(texts) if _long(text)]
 
     def embed(self, texts: list[str], *, truncate: bool = False) -> Any:
         """Vectors that depend on a sentence's number alone, so that translations are nearest."""

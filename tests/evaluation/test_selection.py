@@ -171,6 +171,6 @@ def test_vectors_of_the_other_side_are_kept_by_language():
     first = _others(engine, "en", ("a 1", "b 2"))
     assert _others(engine, "en", ("a 1", "b 2")) is first
     assert _others(engine, "fr", ("a 1", "b 2")) is not first and np.array_equal(
-        _others(engine, "fr", ("a 1", "b 2")), first
+        _others(engine, "fr", ("a 1", "b 2"))[0], first[0]
     )
     assert engine.embedded == [("en", 2), ("fr", 2)]

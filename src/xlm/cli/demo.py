@@ -15,7 +15,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from xlm.cli.common import DeviceOption, DtypeOption, ModelOption, stderr, stdout
+from xlm.cli.common import stderr, stdout
+from xlm.cli.loading import Load, runs_a_model
 from xlm.cli.render import anchored, percent, shade
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ SECONDS = 2.0
 """How long the speed is measured."""
 
 
+@runs_a_model("lang", "plain_text")
 def demo(
-    model: ModelOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the picture goes.")] = Path(
         "demo"
     ),
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
+    *,
+    load: Load,
 ) -> None:
     """Fill masks in many languages, find translations, measure the speed.
 
@@ -46,9 +47,7 @@ def demo(
     texts = tomllib.loads(DEMO_TEXTS.read_text("utf-8"))
     started = time.perf_counter()
     with stderr().status("Loading the model"):
-        from xlm.inference.engine import load
-
-        engine = load(model, dtype=dtype, device=device)
+        engine = load()
     screen.print(introduction(engine, time.perf_counter() - started))
     screen.print()
     show_masks(screen, engine, texts["fill"])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from xlm.cli.common import DeviceOption, DtypeOption, JsonOption, print_json, stderr, stdout
+from xlm.cli.common import JsonOption, LangOption, print_json, stderr, stdout
+from xlm.cli.loading import Load, runs_a_model
 
 if TYPE_CHECKING:
     from xlm.evaluation.results import Outcome, Score
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
 # What each kind of evaluation takes that another does not.
 _TAKES = {
-    "benchmark": ("benchmark", "data", "languages", "setting", "split", "train", "baselines", "report"),
-    "test": ("test", "column", "train", "report"),
+    "benchmark": ("benchmark", "data", "languages", "setting", "split", "train", "baselines", "report", "lang"),
+    "test": ("test", "task", "column", "train", "report", "lang"),
     "pairs": ("pairs", "beams", "tokenize"),
 }
 
 
+@runs_a_model("model", "lang")
 def evaluate(
     context: typer.Context,
     models: Annotated[
@@ -47,6 +49,14 @@ def evaluate(
     test: Annotated[
         list[str] | None,
         typer.Option("--test", metavar="PATH", help="Score labelled files of your own instead, as of xlm finetune."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            help="With --test: classify, tag, answer, choose, embed or rerank. Default: what the model's head is for.",
+        ),
     ] = None,
     column: Annotated[
         list[str] | None,
@@ -82,10 +92,11 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option("--report", "-o", metavar="DIR", help="Write tables, plot and errors as HTML there.")
     ] = None,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
+    lang: LangOption = None,
     as_json: JsonOption = False,
     listed: Annotated[bool, typer.Option("--list", help="Show the benchmarks and end.")] = False,
+    *,
+    load: Load,
 ) -> None:
     """Score a model on a benchmark with the official metric, 95 % intervals, baselines and the papers' numbers.
 
@@ -102,7 +113,7 @@ def evaluate(
         return
     _refuse(context, "pairs" if pairs else "test" if test else "benchmark")
     if pairs:
-        evaluate_pairs(models or [], pairs, beams, tokenize, limit, dtype, device, as_json)
+        evaluate_pairs(models or [], pairs, beams, tokenize, limit, load, as_json)
         return
     if test and len(models or []) != 1:
         raise InputError(f"--test: {len(models or [])} models given: one is needed")
@@ -120,10 +131,8 @@ def evaluate(
     if report is not None:
         check_target(report)
 
-    def load(name: str) -> Any:
-        from xlm.inference.engine import load as load_engine
-
-        return load_engine(name, dtype=dtype, device=device)
+    def engine(name: str) -> Any:
+        return load(model=name, lang=lang)
 
     console = stderr()
     with console.status("reading") as status:
@@ -133,8 +142,8 @@ def evaluate(
 
         if test:
             named = _columns(column or [])
-            options: Any = {"columns": named, "train": train, "limit": limit, "load": load, "progress": tell}
-            outcome = evaluate_files(models[0], test, **options)  # type: ignore[index]  # one, as was checked
+            options: Any = {"columns": named, "train": train, "limit": limit, "lang": lang, "load": engine}
+            outcome = evaluate_files(models[0], test, task=task, progress=tell, **options)  # type: ignore[index]  # one, as was checked
         else:
             outcome = run(
                 models,  # type: ignore[arg-type]  # named, as was checked
@@ -146,7 +155,8 @@ def evaluate(
                 train=train,
                 limit=limit,
                 with_baselines=baselines,
-                load=load,
+                lang=lang,
+                load=engine,
                 progress=tell,
             )
         written = write_report(outcome, report) if report is not None else None
@@ -235,20 +245,18 @@ def evaluate_pairs(
     beams: int,
     tokenize: str | None,
     limit: int | None,
-    dtype: Any,
-    device: Any,
+    load: Load,
     as_json: bool,
 ) -> None:
     """Score a translation model on pairs."""
     from xlm.errors import InputError
     from xlm.evaluation.translation import evaluate_translation
-    from xlm.inference.engine import load as load_engine
 
     if len(models) != 1:
         raise InputError(f"--pairs: {len(models)} models given: one is needed")
     with stderr().status("reading") as status:
         found = evaluate_translation(
-            load_engine(models[0], dtype=dtype, device=device),
+            load(model=models[0]),
             pairs,
             beams=beams,
             tokenize=tokenize,

@@ -27,6 +27,17 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         False,
     ),
+    "plain_text": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--plain-text",
+                help="Read <mask> and </s> in texts as their characters; fill-mask reads masks all the same.",
+                rich_help_panel=MODEL,
+            ),
+        ],
+        False,
+    ),
     "compile": (
         Annotated[
             bool,
@@ -49,6 +60,17 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
             ),
         ],
         None,
+    ),
+    "strict_finite": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--strict-finite",
+                help="Refuse weights with NaN or infinities, instead of a warning; reads all of them.",
+                rich_help_panel=MODEL,
+            ),
+        ],
+        False,
     ),
     "allow_pickle": (
         Annotated[

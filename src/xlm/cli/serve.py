@@ -20,7 +20,7 @@ _HERE = ("127.0.0.1", "localhost", "::1")
 """Where nobody else listens in."""
 
 
-@runs_a_model("model", "lang")
+@runs_a_model("model", "lang", "plain_text")
 def serve(
     models: Annotated[
         list[str] | None,

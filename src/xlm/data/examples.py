@@ -48,6 +48,7 @@ def read_examples(
     quarantine: Path | None = None,
     bio: Bio = "quarantine",
     labelled: bool = True,
+    unit_scores: bool = True,
 ) -> Loaded:
     """Read examples of ``task`` from files, or from sets on the hub (``hub:NAME:CONFIG:SPLIT``).
 
@@ -63,6 +64,7 @@ def read_examples(
         quarantine: a JSONL file for the bad rows.
         bio: what to do with ``I-X`` that continues no ``X``: a bad row, repaired as conlleval reads it, or left.
         labelled: whether rows without labels are bad.
+        unit_scores: whether scores of pairs lie between 0 and 1, or are of any scale.
 
     Labels of CSV and TSV files are values, as numbers with a point are elsewhere, where all are numbers and at least one
     has a point.
@@ -77,7 +79,7 @@ def read_examples(
     paths = [path] if isinstance(path, str | Path) else list(path)
     cells: list[int] = []  # examples whose label stood in a table's cell, where a number is as much a text as a word
     for file, of in _files([str(one) for one in paths], language, languages):
-        make = Maker(task, columns or {}, of, bio, labelled, file)
+        make = Maker(task, columns or {}, of, bio, labelled, file, unit_scores)
         taken, table = 0, (format or Path(file.removesuffix(".gz")).suffix.lower().lstrip(".")) in ("csv", "tsv")
         for row in read_rows(file, format):
             if limit is not None and taken >= limit:

@@ -87,8 +87,16 @@ class Maker:
     """Rows of one file -> examples. Columns are looked up in the first row that has them all."""
 
     def __init__(
-        self, task: str, columns: Mapping[str, str], language: str | None, bio: Bio, labelled: bool, file: str
+        self,
+        task: str,
+        columns: Mapping[str, str],
+        language: str | None,
+        bio: Bio,
+        labelled: bool,
+        file: str,
+        unit_scores: bool = True,
     ) -> None:
+        self.unit_scores = unit_scores
         self.task, self.language, self.bio, self.labelled, self.file = task, language, bio, labelled, file
         self.names = {**COLUMNS[task], **_SHARED}
         for name in columns:
@@ -332,8 +340,11 @@ class Maker:
         try:
             value = None if score is None or score == "" else float(score)
         except (TypeError, ValueError) as error:
-            raise InputError(f"score is {score!r}: a number from 0 to 1 is needed") from error
-        if value is not None and not 0.0 <= value <= 1.0:
+            needed = "a number from 0 to 1" if self.unit_scores else "a number"
+            raise InputError(f"score is {score!r}: {needed} is needed") from error
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"score is {value}: a finite number is needed")
+        if value is not None and self.unit_scores and not 0.0 <= value <= 1.0:
             raise InputError(f"score is {value}: it must lie between 0 and 1")
         texts = _need_text(values, "text"), _need_text(values, "other")
         return PairExample(*texts, tuple(map(str, negatives)), value, **shared)

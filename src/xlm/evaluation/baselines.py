@@ -7,7 +7,7 @@ A baseline is fitted on what the model was fine-tuned on, so that zero-shot stan
 - choose: every choice beside its prompt as a pair; the likeliest choice wins.
 - answer: every run of up to six words of the context, by how much its surroundings share with the question, its length and
   shape; the likeliest run wins. The "majority" is the first words of the context, as many as answers usually have.
-- retrieve, mine, similar: nothing is learnt: the cosine of TF-IDF vectors of character n-grams; chance is one in n.
+- retrieve, mine, similar, rerank: nothing is learnt: the cosine of TF-IDF vectors of character n-grams; chance is one in n.
 """
 
 from __future__ import annotations
@@ -24,8 +24,16 @@ import numpy as np
 
 from xlm.errors import DataError, MissingExtraError
 from xlm.evaluation.benchmarks import Benchmark
-from xlm.evaluation.predict import Predictions, mined
-from xlm.tasks.examples import ChoiceExample, QuestionExample, TaggedExample, TextExample
+from xlm.evaluation.predict import Predictions, mined, near_partners
+from xlm.tasks.classify import labels_of
+from xlm.tasks.examples import (
+    ChoiceExample,
+    PairExample,
+    QuestionExample,
+    RankedExample,
+    TaggedExample,
+    TextExample,
+)
 from xlm.tasks.metrics import mining
 
 MOST = 4000
@@ -54,13 +62,17 @@ def fit(benchmark: Benchmark, train: Sequence[Any]) -> Baselines:
         MissingExtraError: scikit-learn is not installed.
     """
     check()
-    if benchmark.task in ("retrieve", "mine", "similar"):
+    if benchmark.metric == "ranking":
+        return Baselines(None, _partners)
+    if benchmark.task in _ALIKE:
         return Baselines(None, _ALIKE[benchmark.task])
     if not train:
         return Baselines(None, None)
     kept = evenly(train, MOST)
     if benchmark.metric == "correlations":
         return Baselines(None, _regress(kept))
+    if benchmark.metric == "multilabel":
+        return _fit_sets(kept)
     return _FIT[benchmark.task](kept)
 
 
@@ -120,6 +132,24 @@ def _fit_classes(train: Sequence[TextExample]) -> Baselines:
     )
 
 
+def _fit_sets(train: Sequence[TextExample]) -> Baselines:
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    sets = [tuple(sorted(labels_of(example, "multi"))) for example in train]
+    most = list(Counter(sets).most_common(1)[0][0])
+    features, binary = _Pairs([(e.text, e.pair) for e in train]), MultiLabelBinarizer()
+    model = _quietly(
+        OneVsRestClassifier(_regression()), features([(e.text, e.pair) for e in train]), binary.fit_transform(sets)
+    )
+
+    def tfidf(examples: Sequence[TextExample]) -> Predictions:
+        found: Any = binary.inverse_transform(model.predict(features([(e.text, e.pair) for e in examples])))
+        return Predictions([list(one) for one in found])
+
+    return Baselines(lambda examples: Predictions([most] * len(examples)), tfidf)
+
+
 def _regress(train: Sequence[TextExample]) -> Callable[[Any], Predictions]:
     from sklearn.linear_model import Ridge
 
@@ -132,7 +162,7 @@ def _regress(train: Sequence[TextExample]) -> Callable[[Any], Predictions]:
     return lambda examples: Predictions(model.predict(features([(e.text, e.pair) for e in examples])).tolist())
 
 
-def _quietly(model: Any, features: Any, labels: Sequence[Any]) -> Any:
+def _quietly(model: Any, features: Any, labels: Any) -> Any:
     """Fit without the warning that more iterations would change the last digits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -300,6 +330,19 @@ def _similar(examples: Sequence[Any]) -> Predictions:
     return Predictions(np.asarray(here.multiply(there).sum(1)).ravel().tolist())
 
 
+def _partners(examples: Sequence[PairExample]) -> Predictions:
+    here, there = _vectors([e.text for e in examples], [e.other for e in examples])
+    return near_partners(lambda start, end: (here[start:end] @ there.T).toarray(), examples)
+
+
+def _rerank(examples: Sequence[RankedExample]) -> Predictions:
+    grams = _grams().fit([text for e in examples for text in (e.query, *e.documents)])
+    queries = grams.transform([e.query for e in examples])
+    return Predictions(
+        [(grams.transform(e.documents) @ queries[at].T).toarray()[:, 0].tolist() for at, e in enumerate(examples)]
+    )
+
+
 def _mine(corpus: Any) -> Predictions:
     from sklearn.decomposition import TruncatedSVD
 
@@ -309,7 +352,12 @@ def _mine(corpus: Any) -> Predictions:
     return mined(corpus, mining.mine(flat.transform(here).astype(np.float32), flat.transform(there).astype(np.float32)))
 
 
-_ALIKE: dict[str, Callable[[Any], Predictions]] = {"retrieve": _retrieve, "similar": _similar, "mine": _mine}
+_ALIKE: dict[str, Callable[[Any], Predictions]] = {
+    "retrieve": _retrieve,
+    "similar": _similar,
+    "mine": _mine,
+    "rerank": _rerank,
+}
 _FIT: dict[str, Callable[[Any], Baselines]] = {
     "classify": _fit_classes,
     "tag": _fit_tags,

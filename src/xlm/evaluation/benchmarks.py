@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from xlm.errors import InputError
 
-Task = Literal["classify", "tag", "answer", "choose", "retrieve", "mine", "similar"]
+Task = Literal["classify", "tag", "answer", "choose", "retrieve", "mine", "similar", "rerank"]
 Setting = Literal["zero-shot", "translate-train", "translate-train-all", "translate-test"]
 SETTINGS: tuple[str, ...] = get_args(Setting)
 

@@ -9,8 +9,16 @@ from typing import Any
 
 from xlm.evaluation.plots import NAMES
 from xlm.evaluation.results import Case, LanguageResult, Outcome, Score
-from xlm.tasks.examples import ChoiceExample, PairExample, QuestionExample, TaggedExample, TextExample
+from xlm.tasks.examples import (
+    ChoiceExample,
+    PairExample,
+    QuestionExample,
+    RankedExample,
+    TaggedExample,
+    TextExample,
+)
 from xlm.tasks.metrics.chunks import chunks
+from xlm.tasks.metrics.ranking import RELEVANT
 
 SHOWN = 100
 """Errors on a language's page, at most: the worst first, among equals those the model was surest of."""
@@ -177,13 +185,22 @@ def _shown(case: Case, one: LanguageResult) -> tuple[str, str, str]:
         return _block(example.text), _block(example.other), _block(found.other) if found else ""
     if isinstance(example, TextExample):
         text = _block(example.text) + (_block(example.pair) if example.pair else "")
-        return text, escape(str(case.gold)), escape(str(case.predicted))
+        return text, _labels(case.gold), _labels(case.predicted)
+    if isinstance(example, RankedExample):
+        right = [text for text, gain in zip(example.documents, example.gains, strict=True) if gain >= RELEVANT]
+        first = max(range(len(case.predicted)), key=lambda at: case.predicted[at])
+        return _block(example.query), "".join(map(_block, right)), _block(example.documents[first])
     return "".join(_block(text) for text in example), escape(str(case.gold)), escape(str(case.predicted))
 
 
 def _block(text: str) -> str:
     """A paragraph that runs in its own direction."""
     return f'<div dir="auto">{escape(text)}</div>'
+
+
+def _labels(given: Any) -> str:
+    """A class, a value, or several classes."""
+    return escape(", ".join(given) or "(none)" if isinstance(given, list) else str(given))
 
 
 def _answers(gold: Iterable[str]) -> str:
@@ -241,6 +258,8 @@ def prediction(case: Case) -> dict[str, Any]:
     if isinstance(example, TaggedExample):
         record["words"] = list(example.words)
         record["chunks_right"] = case.correct if _is_chunked(case.gold) else None
+    if isinstance(example, RankedExample):
+        record |= {"query": example.query, "documents": list(example.documents)}
     if isinstance(example, tuple):
         record["texts"] = list(example)
     record["correct"] = round(case.correct, 6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,8 +14,16 @@ from xlm.data.corpora.languages import canonical
 from xlm.errors import InputError
 from xlm.evaluation.benchmarks import Benchmark
 from xlm.evaluation.reading import Corpus
-from xlm.tasks.examples import ChoiceExample, PairExample, QuestionExample, TaggedExample, TextExample
-from xlm.tasks.metrics import answers, chunks, classes, mining
+from xlm.tasks.classify import chosen_labels, labels_of
+from xlm.tasks.examples import (
+    ChoiceExample,
+    PairExample,
+    QuestionExample,
+    RankedExample,
+    TaggedExample,
+    TextExample,
+)
+from xlm.tasks.metrics import answers, chunks, classes, mining, ranking
 from xlm.tasks.metrics.measured import Measured
 
 BATCH = 256
@@ -29,11 +37,13 @@ _OTHERS: WeakKeyDictionary[Any, tuple[tuple[str, tuple[str, ...]], Any]] = WeakK
 
 @dataclass(frozen=True)
 class Predictions:
-    """One prediction an example (a label, tags, a text, an index, a number), and how sure the model was, if it says."""
+    """One prediction an example (a label, tags, a text, an index, a number), how sure the model was, if it says, and how many
+    texts (of examples: how many of these) were longer than the model and cut."""
 
     values: list[Any]
     certainty: list[float] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    cut: int = 0
 
 
 def predict(engine: Any, benchmark: Benchmark, examples: Any, progress: Progress = lambda count: None) -> Predictions:
@@ -46,14 +56,14 @@ def predict(engine: Any, benchmark: Benchmark, examples: Any, progress: Progress
 
 
 @contextmanager
-def speaking(engine: Any, language: str) -> Iterator[None]:
-    """The engine takes texts to be in ``language`` while this lasts; where it does not know that one, in none."""
+def speaking(engine: Any, language: str, otherwise: str | None = None) -> Iterator[None]:
+    """The engine takes texts to be in ``language`` while this lasts; where it does not know that one, in ``otherwise``."""
     known = getattr(engine, "languages", ())
     if not known:
         yield
         return
     spelled = (language, canonical(language))  # deu_Latn is de
-    before, engine.lang = engine.lang, next((one for one in spelled if one in known), None)
+    before, engine.lang = engine.lang, next((one for one in spelled if one in known), otherwise)
     try:
         yield
     finally:
@@ -62,6 +72,8 @@ def speaking(engine: Any, language: str) -> Iterator[None]:
 
 def gold(benchmark: Benchmark, examples: Any) -> list[Any]:
     """What is right, in the form of a prediction; answers are lists of texts."""
+    if benchmark.metric == "multilabel":
+        return [sorted(labels_of(example, "multi")) for example in examples]
     return [_gold(example) for example in examples] if not isinstance(examples, Corpus) else list(examples.gold)
 
 
@@ -72,6 +84,8 @@ def _gold(example: Any) -> Any:
         return list(example.tags or ())
     if isinstance(example, QuestionExample):
         return [] if example.impossible else [answer.text for answer in example.answers]
+    if isinstance(example, RankedExample):
+        return list(example.gains)
     assert isinstance(example, PairExample)
     return example.score
 
@@ -97,6 +111,8 @@ def measure(benchmark: Benchmark, examples: Any, said: Predictions, language: st
         return classes.correlations([_number(a) for a in right], [float(b) for b in values])
     if benchmark.metric == "translation_accuracy":
         return classes.accuracy(list(range(len(values))), values)
+    if benchmark.metric == "ranking":
+        return ranking.ranking(said.extra["ranks"])
     if benchmark.metric == "mining_f1":
         return mining.mining_f1(set(examples.gold), set(values))
     functions: dict[str, Callable[[Any, Any], Measured]] = {
@@ -104,6 +120,8 @@ def measure(benchmark: Benchmark, examples: Any, said: Predictions, language: st
         "chunk_f1": chunks.chunk_f1,
         "tag_accuracy": chunks.tag_accuracy,
         "squad": answers.squad,
+        "multilabel": classes.multilabel,
+        "ranked_lists": ranking.ranked_lists,
     }
     return functions[benchmark.metric](right, values)
 
@@ -125,10 +143,14 @@ def _batches(examples: Sequence[Any], progress: Progress) -> Any:
 def _classify(engine: Any, benchmark: Benchmark, examples: Sequence[TextExample], progress: Progress) -> Predictions:
     values: list[Any] = []
     certainty: list[float] = []
+    cut = 0
     for batch in _batches(examples, progress):
         inputs = [(e.text, e.pair) if e.pair is not None else e.text for e in batch]
         for found in engine.classify(inputs, truncate=True):
-            if "value" in found:
+            cut += found["truncated"]
+            if benchmark.metric == "multilabel":
+                values.append(sorted(chosen_labels(found["labels"])))
+            elif "value" in found:
                 values.append(float(found["value"]))
             else:
                 values.append(found["labels"][0]["label"])
@@ -138,10 +160,12 @@ def _classify(engine: Any, benchmark: Benchmark, examples: Sequence[TextExample]
             raise InputError(
                 f"the model gives classes, not a value: {benchmark.name} needs a model fine-tuned on values"
             )
-        return Predictions(values)
-    if not certainty:
+        return Predictions(values, cut=cut)
+    several = benchmark.metric == "multilabel"
+    if not certainty and not several:
         raise InputError(f"the model gives a value, not a class: {benchmark.name} needs a model fine-tuned on classes")
-    wanted = list(benchmark.labels) or sorted({str(example.label) for example in examples})
+    problem = "multi" if several else "single"
+    wanted = list(benchmark.labels) or sorted({label for one in examples for label in labels_of(one, problem)})
     spelled = {label.casefold(): label for label in wanted} | {a.casefold(): b for a, b in benchmark.aliases.items()}
     own = [found["label"] for found in engine.classify([_probe(examples[0])], truncate=True)[0]["labels"]]
     missing = set(wanted) - {spelled.get(str(label).casefold(), label) for label in own}
@@ -150,7 +174,9 @@ def _classify(engine: Any, benchmark: Benchmark, examples: Sequence[TextExample]
             f"the model's labels are {', '.join(map(str, own))}: {benchmark.name} has {', '.join(wanted)}; it needs a model "
             "fine-tuned on these"
         )
-    return Predictions([spelled.get(str(value).casefold(), value) for value in values], certainty)
+    if several:
+        return Predictions(values, cut=cut)
+    return Predictions([spelled.get(str(value).casefold(), value) for value in values], certainty, cut=cut)
 
 
 def _probe(example: TextExample) -> Any:
@@ -182,32 +208,46 @@ def _answer(engine: Any, benchmark: Benchmark, examples: Sequence[QuestionExampl
 
 
 def _choose(engine: Any, benchmark: Benchmark, examples: Sequence[ChoiceExample], progress: Progress) -> Predictions:
-    values, certainty = [], []
+    values, certainty, cut = [], [], 0
     for batch in _batches(examples, progress):
         prompts, choices = [e.prompt for e in batch], [list(e.choices) for e in batch]
         questions = [e.question for e in batch] if all(e.question is not None for e in batch) else None
-        for found in engine.choose(prompts, choices, questions=questions):
+        for found in engine.choose(prompts, choices, questions=questions, truncate=True):
+            cut += found["truncated"]
             values.append(found["best"])
             certainty.append(max(found["probabilities"]))
-    return Predictions(values, certainty)
+    return Predictions(values, certainty, cut=cut)
 
 
-def _embed(engine: Any, texts: Sequence[str], progress: Progress = lambda count: None) -> Any:
-    parts = [engine.embed(list(batch), truncate=True) for batch in _batches(texts, progress)]
-    return np.concatenate(parts)
+def _embed(engine: Any, texts: Sequence[str], progress: Progress = lambda count: None) -> tuple[Any, set[int]]:
+    """Vectors, and the indices of the texts that were cut for them."""
+    parts, cut = [], set[int]()
+    for number, batch in enumerate(_batches(texts, progress)):
+        parts.append(engine.embed(list(batch), truncate=True))
+        cut |= {number * BATCH + index for index in engine.truncated(list(batch))}
+    return np.concatenate(parts), cut
 
 
 def _retrieve(engine: Any, benchmark: Benchmark, examples: Sequence[PairExample], progress: Progress) -> Predictions:
-    here = _embed(engine, [example.text for example in examples], progress)
-    there = _others(engine, benchmark.source_language, tuple(example.other for example in examples))
+    here, cut = _embed(engine, [example.text for example in examples], progress)
+    there, cut_there = _others(engine, benchmark.source_language, tuple(example.other for example in examples))
+    cut |= cut_there
+    if benchmark.metric == "ranking":
+        return near_partners(lambda start, end: here[start:end] @ there.T, examples, len(cut))
     found = mining.nearest(here, there)
     sure = (here * there[found]).sum(1)
-    return Predictions(found.tolist(), sure.tolist())
+    return Predictions(found.tolist(), sure.tolist(), cut=len(cut))
 
 
-def _others(engine: Any, language: str, texts: tuple[str, ...]) -> Any:
-    """Vectors of the other side (English) in its own language, kept while the engine lives and the next languages have the
-    same sentences."""
+def near_partners(similar: Callable[[int, int], Any], examples: Sequence[PairExample], cut: int = 0) -> Predictions:
+    """The nearest partner of every text, and where its own stands; ``similar(start, end)`` are rows of similarities."""
+    ranks, found = ranking.partner_ranks(similar, [example.other for example in examples])
+    return Predictions(found.tolist(), None, {"ranks": ranks.tolist()}, cut)
+
+
+def _others(engine: Any, language: str, texts: tuple[str, ...]) -> tuple[Any, set[int]]:
+    """What :func:`_embed` gives for the other side (English) in its own language, kept while the engine lives and the next
+    languages have the same sentences."""
     kept = _OTHERS.get(engine)
     if kept is None or kept[0] != (language, texts):
         with speaking(engine, language):
@@ -216,10 +256,10 @@ def _others(engine: Any, language: str, texts: tuple[str, ...]) -> Any:
 
 
 def _mine(engine: Any, benchmark: Benchmark, corpus: Corpus, progress: Progress) -> Predictions:
-    here = _embed(engine, corpus.texts, progress)
+    here, cut = _embed(engine, corpus.texts, progress)
     with speaking(engine, benchmark.source_language):
-        there = _embed(engine, corpus.others)
-    return mined(corpus, mining.mine(here, there))
+        there, cut_there = _embed(engine, corpus.others)
+    return replace(mined(corpus, mining.mine(here, there)), cut=len(cut) + len(cut_there))
 
 
 def mined(corpus: Corpus, pairs: Sequence[tuple[int, int, float]]) -> Predictions:
@@ -231,9 +271,19 @@ def mined(corpus: Corpus, pairs: Sequence[tuple[int, int, float]]) -> Prediction
 
 
 def _similar(engine: Any, benchmark: Benchmark, examples: Sequence[PairExample], progress: Progress) -> Predictions:
-    here = _embed(engine, [example.text for example in examples], progress)
-    there = _embed(engine, [example.other for example in examples])
-    return Predictions((here * there).sum(1).tolist())
+    here, cut = _embed(engine, [example.text for example in examples], progress)
+    there, cut_there = _embed(engine, [example.other for example in examples])
+    return Predictions((here * there).sum(1).tolist(), cut=len(cut | cut_there))
+
+
+def _rerank(engine: Any, benchmark: Benchmark, examples: Sequence[RankedExample], progress: Progress) -> Predictions:
+    values, cut = [], 0
+    for example in examples:
+        found = engine.rerank(example.query, list(example.documents), truncate=True)
+        cut += any(one["truncated"] for one in found)
+        values.append([one["score"] for one in sorted(found, key=lambda one: one["index"])])
+        progress(1)
+    return Predictions(values, cut=cut)
 
 
 _PREDICTORS: dict[str, Callable[[Any, Benchmark, Any, Progress], Predictions]] = {
@@ -244,4 +294,5 @@ _PREDICTORS: dict[str, Callable[[Any, Benchmark, Any, Progress], Predictions]] =
     "retrieve": _retrieve,
     "mine": _mine,
     "similar": _similar,
+    "rerank": _rerank,
 }

@@ -63,7 +63,7 @@ class Case:
 @dataclass(frozen=True)
 class LanguageResult:
     """One language: the model's score, the baselines', and every case. ``per_language``: of the model that this language's
-    own development set chose, where there were several."""
+    own development set chose, where there were several. ``truncated``: texts that were longer than the model and cut."""
 
     language: str
     items: int
@@ -74,6 +74,7 @@ class LanguageResult:
     per_language_model: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     cases: Sequence[Case] = ()
+    truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Outcome:
         """Everything but the cases, ready for JSON."""
         languages = {}
         for one in self.languages:
-            entry = {"items": one.items, "model": one.model, **_plain(one.score)}
+            entry = {"items": one.items, "truncated": one.truncated, "model": one.model, **_plain(one.score)}
             entry["baselines"] = {name: _plain(score) for name, score in one.baselines.items()}
             if one.per_language is not None:
                 entry["per_language"] = {"model": one.per_language_model, **_plain(one.per_language)}
@@ -138,6 +139,16 @@ class Outcome:
             for one in self.published()
         ]
         return record
+
+
+def cut_notes(found: Sequence[LanguageResult]) -> list[str]:
+    """A note of the texts that were cut, by language; none if none was."""
+    cut = {one.language: one.truncated for one in found if one.truncated}
+    if not cut:
+        return []
+    count = sum(cut.values())
+    shown = ", ".join(f"{language} {number:,}" for language, number in cut.items())
+    return [f"{count:,} {'input was' if count == 1 else 'inputs were'} longer than the model and cut: {shown}"]
 
 
 def _plain(score: Score) -> dict[str, Any]:

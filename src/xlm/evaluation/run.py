@@ -22,7 +22,7 @@ from xlm.errors import InputError
 from xlm.evaluation.benchmarks import SETTINGS, Benchmark, Setting, benchmark
 from xlm.evaluation.predict import Predictions, gold, measure, predict, speaking
 from xlm.evaluation.reading import Corpus, Place, read
-from xlm.evaluation.results import Case, LanguageResult, Outcome, average_of, score_of
+from xlm.evaluation.results import Case, LanguageResult, Outcome, average_of, cut_notes, score_of
 from xlm.evaluation.rivals import Rivals
 from xlm.evaluation.selection import check, judges, leaks, scored
 from xlm.tasks.metrics.measured import Measured
@@ -43,6 +43,7 @@ def evaluate(
     train: Sequence[str | Path] | None = None,
     limit: int | None = None,
     with_baselines: bool = True,
+    lang: str | None = None,
     load: Loader | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Outcome:
@@ -57,6 +58,7 @@ def evaluate(
         split: ``test``, or ``dev`` where there is one. Where there is no test file, ``dev`` is scored and a note says so.
         train: files that the baselines learn from instead of the benchmark's training file: what the model learnt from.
         limit: at most so many examples a language (the first ones); not for mining.
+        lang: what a model of XLM takes texts to be in where it does not know the language of their file.
         load: from a model's name to an engine; None: :func:`xlm.load`.
 
     Raises:
@@ -83,14 +85,17 @@ def evaluate(
 
     overall, own = candidates[0], dict[str, str]()
     if several:
-        dev = {one: _scores(spec, one, engines, judging, dev_examples, setting, progress, "dev ") for one in candidates}
+        dev = {
+            one: _scores(spec, one, engines, judging, dev_examples, setting, lang, progress, "dev ")
+            for one in candidates
+        }
         best = {code: max(candidates, key=lambda one: _main(dev[one][code][1])) for code in judging}
         overall = best[spec.source_language]
         own = {code: best.get(code, overall) for code in found}
     tested: dict[str, dict[str, tuple[Predictions, Measured]]] = {}
     for candidate in candidates:
         asked = {code: place for code, place in found.items() if candidate in (overall, own.get(code))}
-        tested[candidate] = _scores(spec, candidate, engines, asked, examples, setting, progress)
+        tested[candidate] = _scores(spec, candidate, engines, asked, examples, setting, lang, progress)
     beside = rivals.scores(examples, notes, progress) if rivals else {}
 
     results = []
@@ -107,6 +112,7 @@ def evaluate(
                 own.get(code),
                 measured.details | said.extra,
                 cases(spec, examples[code], said, measured),
+                said.cut,
             )
         )
     counted = [code for code in found if code not in spec.average_without] or list(found)
@@ -120,7 +126,7 @@ def evaluate(
         {kind: average_of([one[code] for code in counted]) for kind, one in beside.items() if set(counted) <= set(one)},
         average_of([tested[own[code]][code][1] for code in counted]) if own else None,
         {f"by {spec.source_language} dev": overall, "by each language's dev": own} if own else {},
-        tuple(notes),
+        (*notes, *cut_notes(results)),
         time.monotonic() - started,
     )
 
@@ -152,6 +158,7 @@ def _scores(
     found: dict[str, Place],
     examples: dict[str, Any],
     setting: Setting,
+    lang: str | None,
     progress: Progress,
     prefix: str = "",
 ) -> dict[str, tuple[Predictions, Measured]]:
@@ -167,7 +174,7 @@ def _scores(
         tell(0)
         engine = engines(candidate.replace("{language}", code))
         language = spec.source_language if setting == "translate-test" else place.language
-        with speaking(engine, language):
+        with speaking(engine, language, lang):
             said = predict(engine, spec, examples[code], tell)
         results[code] = said, measure(spec, examples[code], said, language)
     return results

@@ -15,7 +15,7 @@ from torch import Tensor
 from xlm.backends.torch.packed import head_scores
 from xlm.errors import InputError
 from xlm.inference.language import Language
-from xlm.inference.memory import in_halves
+from xlm.inference.reading import Read, Wanted
 from xlm.tasks.answer import Answer
 from xlm.tasks.base import Features, Item, Scores, bare, before_first
 from xlm.tasks.choose import Choose
@@ -26,7 +26,6 @@ from xlm.tasks.tag import Tag, example_of, spans_in_text
 
 _PROMPT_TOKENS = 1024
 """Tokens of prompts, padding included, that are continued at once."""
-Packs = Callable[[Sequence[Sequence[int]]], Iterator[tuple[list[int], list[int], Tensor]]]
 _HEADS = {
     "classify": "a head that classifies texts (…ForSequenceClassification)",
     "rerank": "a head that scores pairs (…ForSequenceClassification with one label or two); to rank by vectors use embed",
@@ -64,7 +63,7 @@ class Answers:
     max_tokens: int
     tasks: tuple[str, ...]
     batch_invariant: bool
-    _packs: Packs
+    _read: Callable[[Sequence[Sequence[int]], Wanted], Iterator[Read]]
     _language: Language
 
     def classify(
@@ -345,18 +344,13 @@ class Answers:
         scores: list[Any] = [None] * len(rows)
         # Only rows of special tokens and text; nothing to run is nothing to answer.
         if rows:
-            for members, lengths, states in self._packs(rows):  # type: ignore[arg-type]
-                ends = np.cumsum(lengths)
-
-                def score(some: list[int], states: Tensor = states, lengths: Any = lengths, ends: Any = ends) -> Any:
-                    own = [lengths[at] for at in some]
-                    with torch.inference_mode():  # some stand side by side
-                        made = self._head(states[ends[some[0]] - own[0] : ends[some[-1]]], own).float().cpu().numpy()
-                    return some, np.split(made, np.cumsum(own)[:-1]) if by_token else made
-
-                for some, parts in in_halves(score, list(range(len(members)))):
-                    for at, part in zip(some, parts, strict=True):
-                        scores[members[at]] = part
+            for members, lengths, (made,) in self._read(
+                rows,  # type: ignore[arg-type]
+                lambda states, lengths, _: [self._head(states, lengths)],
+            ):
+                parts = np.split(made, np.cumsum(lengths)[:-1]) if by_token else made
+                for index, part in zip(members, parts, strict=True):
+                    scores[index] = part
         return _of_items(features.items, scores)
 
     def _head(self, states: Tensor, lengths: Sequence[int]) -> Tensor:

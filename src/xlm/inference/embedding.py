@@ -7,14 +7,18 @@ al. 2024, arXiv:2402.03216, section 3.1). A folder that says nothing is read as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from xlm.backends.torch.transfer import upload
 from xlm.checkpoints.shards import safe_member
 from xlm.errors import CheckpointError, InputError
 from xlm.hub import HEADS
@@ -33,6 +37,16 @@ class Linear:
 
     def __call__(self, states: Floats) -> Floats:
         return states @ self.weight.T + self.bias
+
+    @cached_property
+    def _placed(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
+        return {}
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Weight and bias on a device, copied there once."""
+        if device not in self._placed:
+            self._placed[device] = torch.from_numpy(self.weight).to(device), torch.from_numpy(self.bias).to(device)
+        return self._placed[device]
 
 
 @dataclass(frozen=True)
@@ -164,6 +178,21 @@ def _linear(path: Path) -> Linear | None:
             f"{path}: {', '.join(sorted(missing))} is missing: it has {', '.join(tensors) or 'nothing'}"
         )
     return Linear(tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32))
+
+
+def linear_rows(head: Linear, states_TH: Tensor, lengths: Sequence[int], first: int = 0) -> Tensor:
+    """What a head makes of the states of sequences end to end, of each without its ``first`` tokens: (rows, out) float32
+    where the states are; on the CPU sequence by sequence, so that none depends on another."""
+    ends = np.cumsum(lengths)
+    if states_TH.device.type == "cpu":
+        states = states_TH.float().numpy()
+        spans = zip(ends, lengths, strict=True)
+        return torch.from_numpy(np.concatenate([head(states[end - n + first : end]) for end, n in spans]))
+    if first:
+        places = np.arange(ends[-1])
+        kept = places[places - np.repeat(ends - lengths, lengths) >= first]
+        states_TH = states_TH.index_select(0, upload(torch.from_numpy(kept), states_TH.device))
+    return torch.nn.functional.linear(states_TH.float(), *head.on(states_TH.device))
 
 
 def sparse_weights(weights: Floats, ids: list[int], ignored: set[int]) -> dict[int, float]:

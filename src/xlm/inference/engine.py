@@ -24,23 +24,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xlm.backends.torch.buckets import Bucketed
+from xlm.backends.torch.reductions import pool_rows, top_tokens
+from xlm.backends.torch.transfer import host_tensor, upload
 from xlm.batches.batch import Batch
-from xlm.batches.packing import pack, split_budget
+from xlm.batches.packing import split_budget
 from xlm.errors import CheckpointError, InputError
 from xlm.inference.answers import Answers, marked
-from xlm.inference.embedding import sparse_weights
+from xlm.inference.embedding import linear_rows, sparse_weights
 from xlm.inference.inputs import Input, Rows
 from xlm.inference.language import Language, languages_of, speak
 from xlm.inference.loading import Loaded, load_parts, tasks_of
 from xlm.inference.long import OVERLAP, LongTexts
 from xlm.inference.memory import in_halves
+from xlm.inference.reading import Pack, Read, Wanted, pack_ids, read
 from xlm.inference.translating import Translates
 from xlm.tasks import fill
-from xlm.tasks.retrieve import POOLINGS, normalized, pool
+from xlm.tasks.retrieve import POOLINGS, normalized
 
 Floats = NDArray[np.float32]
-Pack = tuple[list[int], list[int], Tensor]
-"""Indices of rows, their lengths, and their states (tokens, hidden) end to end."""
 Packs = Callable[[Sequence[Sequence[int]], int | None], Iterator[Pack]]
 """Runs rows of ids in a language of the model's language table, or in none."""
 
@@ -141,9 +142,8 @@ class Engine(Answers, LongTexts, Translates):
         """
         rows = self._rows(inputs, truncate=truncate)
         found: list[Floats] = [np.zeros((0, self.hidden_size), np.float32)] * len(rows)
-        for members, lengths, states in self._packs(rows):
-            ends = np.cumsum(lengths)[:-1]
-            for index, part in zip(members, np.split(_to_numpy(states), ends), strict=True):
+        for members, lengths, (states,) in self._read(rows, lambda states, *_: [states]):
+            for index, part in zip(members, np.split(states, np.cumsum(lengths)[:-1]), strict=True):
                 found[index] = need_finite(part, f"the states of inputs[{index}]")
         return found
 
@@ -185,8 +185,8 @@ class Engine(Answers, LongTexts, Translates):
             return self.finished(self._long_vectors(texts, kind, prompt, overlap), normalize)
         rows = self.embedding_rows(texts, prompt=prompt, truncate=truncate)
         found = np.zeros((len(rows), self.hidden_size), np.float32)
-        for members, lengths, states in self._packs(rows):
-            found[members] = pool(_to_numpy(states), lengths, kind)
+        for members, _, (vectors,) in self._read(rows, lambda states, lengths, _: [pool_rows(states, lengths, kind)]):
+            found[members] = vectors
         return self.finished(found, normalize)
 
     def pooling(self, asked: str | None) -> str:
@@ -228,16 +228,27 @@ class Engine(Answers, LongTexts, Translates):
         rows = self.embedding_rows(texts, prompt=prompt, truncate=truncate)
         heads, special = self.embedding, set(self.tokenizer.all_special_ids)
         found: list[dict[str, Any]] = [{} for _ in rows]
-        for members, lengths, packed in self._packs(rows):
-            states = need_finite(_to_numpy(packed), "the states of texts")
-            dense = pool(states, lengths, heads.pooling)
+
+        def wanted(states: Tensor, lengths: list[int], _: list[int]) -> list[Tensor]:
+            made = [pool_rows(states, lengths, heads.pooling)]
+            if heads.sparse is not None:
+                made.append(linear_rows(heads.sparse, states, lengths))
+            if heads.multi is not None:
+                made.append(linear_rows(heads.multi, states, lengths, first=1))
+            return made
+
+        for members, lengths, arrays in self._read(rows, wanted):
+            dense, *others = (need_finite(array, "the vectors of texts") for array in arrays)
             dense = normalized(dense) if heads.normalize else dense
-            for index, vector, part in zip(members, dense, np.split(states, np.cumsum(lengths)[:-1]), strict=True):
+            for index, vector in zip(members, dense, strict=True):
                 found[index]["dense"] = vector
-                if heads.sparse is not None:
-                    found[index]["sparse"] = sparse_weights(heads.sparse(part)[:, 0], rows[index], special)
-                if heads.multi is not None:
-                    found[index]["multi"] = normalized(heads.multi(part[1:]))
+            ends = np.cumsum(lengths)[:-1]
+            if heads.sparse is not None:
+                for index, weights in zip(members, np.split(others.pop(0)[:, 0], ends), strict=True):
+                    found[index]["sparse"] = sparse_weights(weights, rows[index], special)
+            if heads.multi is not None:
+                for index, part in zip(members, np.split(others[0], ends - np.arange(1, len(lengths))), strict=True):
+                    found[index]["multi"] = normalized(part)
         return found
 
     def _prompted(self, texts: Sequence[Input], prompt: str | None) -> Sequence[Input]:
@@ -264,13 +275,16 @@ class Engine(Answers, LongTexts, Translates):
             raise InputError(f"{self.name} is a {type(self.model).__name__}: fill_mask needs a language-model head")
         masked = self._masked(texts, truncate)
         found: list[dict[str, Any]] = [{} for _ in masked]
-        for members, lengths, states in self._packs([text.ids for text in masked]):
-            starts = np.cumsum([0, *lengths[:-1]])
-            places = [s + p for s, i in zip(starts, members, strict=True) for p in masked[i].positions]
-            logits = self._logits(states[torch.as_tensor(np.asarray(places), device=states.device)])
-            for index in members:
-                rows = [next(logits) for _ in masked[index].positions]
-                answers = fill.answers(masked[index], np.stack(rows), self._vocabulary(), top_k)
+        vocabulary = self._vocabulary()
+
+        def best(logits: Tensor) -> tuple[Tensor, Tensor]:
+            return top_tokens(logits, min(top_k, len(vocabulary)), len(vocabulary))
+
+        rows = [text.ids for text in masked]
+        for members, _, (ids, shares) in self._scored(rows, [text.positions for text in masked], best):
+            ends = np.cumsum([len(masked[index].positions) for index in members])[:-1]
+            for index, *parts in zip(members, np.split(ids, ends), np.split(shares, ends), strict=True):
+                answers = fill.described(masked[index], *parts, vocabulary)
                 found[index] = {"text": masked[index].text, "masks": answers}
         return marked(found, self._were_cut(texts, [len(text.ids) for text in masked])) if truncate else found
 
@@ -281,12 +295,10 @@ class Engine(Answers, LongTexts, Translates):
     def guesses(self, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> list[list[int]]:
         """The language-model head's first guess at chosen places of rows of ids; no other place is scored."""
         found: list[list[int]] = [[] for _ in rows]
-        for members, lengths, states in self._packs(rows):
-            starts = np.cumsum([0, *lengths[:-1]])
-            chosen = [s + p for s, i in zip(starts, members, strict=True) for p in places[i]]
-            best = (int(row.argmax()) for row in self._logits(states[torch.as_tensor(chosen, device=states.device)]))
-            for index in members:
-                found[index] = [next(best) for _ in places[index]]
+        for members, _, (best,) in self._scored(rows, places, lambda logits: [logits.argmax(-1)]):
+            ends = np.cumsum([len(places[index]) for index in members])[:-1]
+            for index, part in zip(members, np.split(best, ends), strict=True):
+                found[index] = part.tolist()
         return found
 
     def truncated(self, inputs: Sequence[Input], *, prompt: str | None = None, marks: bool = False) -> list[int]:
@@ -326,8 +338,29 @@ class Engine(Answers, LongTexts, Translates):
         """Let ``packs`` run the rows of all calls: a server's, which mixes the rows of many requests."""
         self._run = packs
 
-    def _packs(self, rows: Sequence[Sequence[int]]) -> Iterator[Pack]:
-        return self._run(rows, self._language.number)
+    def _read(self, rows: Sequence[Sequence[int]], wanted: Wanted) -> Iterator[Read]:
+        """Run the rows and read what is wanted of their states; on a GPU one pack is always on its way."""
+        return read(self._run(rows, self._language.number), wanted, ahead=self.device.type != "cpu")
+
+    def _scored(
+        self,
+        rows: Sequence[Sequence[int]],
+        places: Sequence[Sequence[int]],
+        score: Callable[[Tensor], Sequence[Tensor]],
+    ) -> Iterator[Read]:
+        """What ``score`` makes of the language-model head's logits (places, vocabulary) at chosen places of every row.
+
+        A bounded number of rows of logits exist at a time.
+        """
+
+        def wanted(states: Tensor, lengths: list[int], members: list[int]) -> list[Tensor]:
+            starts = np.cumsum(lengths) - lengths
+            chosen = [s + p for s, i in zip(starts.tolist(), members, strict=True) for p in places[i]]
+            asked = states.index_select(0, upload(host_tensor(chosen), states.device))
+            parts = [score(self.model.lm_logits(chunk)) for chunk in asked.split(MASKS_AT_ONCE)]
+            return [torch.cat(one) for one in zip(*parts, strict=True)]
+
+        return self._read(rows, wanted)
 
     @torch.inference_mode()
     def _own_packs(self, rows: Sequence[Sequence[int]], language: int | None) -> Iterator[Pack]:
@@ -342,16 +375,10 @@ class Engine(Answers, LongTexts, Translates):
 
     @torch.inference_mode()
     def _packed_states(self, rows: Sequence[Sequence[int]], members: list[int], language: int | None) -> Pack:
-        ids, lengths = pack([np.asarray(rows[index]) for index in members])
-        tokens = torch.as_tensor(ids, device=self.device)
+        ids, lengths = pack_ids(rows, members)
+        tokens = torch.from_numpy(ids)  # on the host, where the model checks them
         languages = None if language is None else torch.full_like(tokens, language)
         return members, lengths, self._states(Batch.packed(tokens, lengths, languages=languages))
-
-    @torch.inference_mode()
-    def _logits(self, states: Tensor) -> Iterator[Floats]:
-        """The rows (vocabulary,) of the language-model head, a bounded number at a time."""
-        for chunk in states.split(MASKS_AT_ONCE):
-            yield from _to_numpy(self.model.lm_logits(chunk))
 
     def _vocabulary(self) -> list[str]:
         """The token of every id, made once."""
@@ -420,10 +447,6 @@ def load(
     if plain_text:  # else as the folder's settings say
         engine.plain_text = True
     return engine
-
-
-def _to_numpy(tensor: Tensor) -> Floats:
-    return tensor.float().cpu().numpy()
 
 
 def need_finite(values: Floats, what: str) -> Floats:

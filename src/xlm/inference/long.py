@@ -171,8 +171,7 @@ class LongTexts:
 
     def _states_of(self, cut: list[Window]) -> Iterator[tuple[Window, Floats]]:
         """The states (tokens, hidden) of every window, as they are ready."""
-        for members, lengths, packed in self._packs([window.ids for window in cut]):
-            states = packed.float().cpu().numpy()
+        for members, lengths, (states,) in self._read([window.ids for window in cut], lambda states, *_: [states]):
             for index, part in zip(members, np.split(states, np.cumsum(lengths)[:-1]), strict=True):
                 yield cut[index], part
 

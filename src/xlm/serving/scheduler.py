@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xlm.backends.torch.reductions import pool_rows
 from xlm.serving.tickets import Abandoned, Died, Overloaded, Ticket, current_ticket
-from xlm.tasks.retrieve import Floats, pool
+from xlm.tasks.retrieve import Floats
 
 log = logging.getLogger(__name__)
 
@@ -296,7 +297,7 @@ def _portions(chosen: list[tuple[int, _Job]], states: Tensor) -> list[tuple[_Job
         indices = [chosen[at][0] for at in places]
         if isinstance(job, _Pooled):
             if job.pooling not in pooled:
-                pooled[job.pooling] = pool(states.float().cpu().numpy(), lengths, job.pooling)
+                pooled[job.pooling] = pool_rows(states, lengths, job.pooling).cpu().numpy()
             found.append((job, indices, pooled[job.pooling][places]))
         else:
             parts = parts or states.split(lengths)
@@ -333,8 +334,9 @@ def model_runner(model: Any, device: torch.device) -> Run:
         ids, lengths = pack([np.asarray(row) for row in rows])
         spoken = None
         if languages[0] is not None:
-            spoken = torch.as_tensor(np.repeat(np.asarray(languages, np.int64), lengths), device=device)
-        return model.states(Batch.packed(torch.as_tensor(ids, device=device), lengths, languages=spoken))
+            spoken = torch.from_numpy(np.repeat(np.asarray(languages, np.int64), lengths))
+        # On the host, where the model checks them.
+        return model.states(Batch.packed(torch.from_numpy(ids), lengths, languages=spoken))
 
     def run(rows: list[Sequence[int]], languages: list[int | None]) -> Tensor:
         groups = [[n for n, found in enumerate(languages) if (found is None) == silent] for silent in (True, False)]

@@ -64,7 +64,7 @@ class Classify(Task):
         assert problem is not None
         if problem == "regression":
             return cls((), problem)
-        found = sorted({label for example in examples for label in _labels(example, problem)}, key=_natural)
+        found = sorted({label for example in examples for label in labels_of(example, problem)}, key=_natural)
         chosen = tuple(labels) if labels else tuple(found)
         if len(chosen) < 2:
             raise InputError(f"labels are {list(chosen)}: a classifier needs at least two classes")
@@ -105,7 +105,7 @@ class Classify(Task):
                 return float(example.label)  # type: ignore[arg-type]
             except (TypeError, ValueError) as error:
                 raise InputError(f"{where}: label is {example.label!r}: a number is needed") from error
-        wanted = _labels(example, self.problem)
+        wanted = labels_of(example, self.problem)
         for label in wanted:
             if label not in self.labels:
                 known = ", ".join(self.labels[:20]) + (", …" if len(self.labels) > 20 else "")
@@ -139,16 +139,21 @@ class Classify(Task):
         if self.problem == "regression":
             return metrics.regression_scores([float(example.label) for example in examples], answers)  # type: ignore[arg-type]
         if self.problem == "multi":
-            chosen = [{a["label"] for a in answer if a["probability"] >= _MULTI_THRESHOLD} for answer in answers]
-            return metrics.multilabel_scores([set(_labels(example, "multi")) for example in examples], chosen)
+            chosen = [{*chosen_labels(answer)} for answer in answers]
+            return metrics.multilabel_scores([set(labels_of(example, "multi")) for example in examples], chosen)
         best = [answer[0]["label"] for answer in answers]
         return metrics.classification_scores([str(example.label) for example in examples], best)
 
     def counts(self, examples: Sequence[TextExample]) -> Mapping[str, int]:
         if self.problem == "regression":
             return {}
-        found = Counter(label for example in examples for label in _labels(example, self.problem))
+        found = Counter(label for example in examples for label in labels_of(example, self.problem))
         return {label: found[label] for label in self.labels}
+
+
+def chosen_labels(answer: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the labels of a text, any number of which may be right, those that the model holds for likelier than not."""
+    return [one["label"] for one in answer if one["probability"] >= _MULTI_THRESHOLD]
 
 
 def problem_of(label: object) -> Problem | None:
@@ -160,7 +165,8 @@ def problem_of(label: object) -> Problem | None:
     return "regression" if isinstance(label, float) else "single"
 
 
-def _labels(example: TextExample, problem: Problem) -> tuple[str, ...]:
+def labels_of(example: TextExample, problem: Problem) -> tuple[str, ...]:
+    """The classes of an example; of several in a table's cell: ``a|b``."""
     if example.label is None:
         return ()
     if isinstance(example.label, tuple):

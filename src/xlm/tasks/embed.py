@@ -52,15 +52,13 @@ class Embed(Task):
     def answers(self, examples: Sequence[PairExample], features: Features, scores: Sequence[Scores]) -> list[Any]:
         """For every example the rank (from 1) of its partner among the partners of all examples, by cosine; a text that
         is the partner's twin does not count."""
+        from xlm.tasks.metrics.ranking import partner_ranks
+
         need_finite(scores)
         texts = normalized(np.stack([score[0] for score in scores]))
         others = normalized(np.stack([score[1] for score in scores]))
-        ranks = []
-        for number, text in enumerate(texts):
-            cosines = others @ text
-            twins = np.asarray([other.other == examples[number].other for other in examples])
-            ranks.append(1 + int(((cosines >= cosines[number]) & ~twins).sum()))
-        return ranks
+        ranks, _ = partner_ranks(lambda start, end: texts[start:end] @ others.T, [e.other for e in examples])
+        return ranks.tolist()
 
     def evaluate(self, examples: Sequence[PairExample], answers: Sequence[Any]) -> dict[str, float]:
         """How often the partner is the nearest, and the mean reciprocal rank."""

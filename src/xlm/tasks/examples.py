@@ -78,6 +78,17 @@ class PairExample:
     id: str | None = None
 
 
+@dataclass(frozen=True)
+class RankedExample:
+    """A query with all its documents, and how well each fits, from 0 to 1."""
+
+    query: str
+    documents: tuple[str, ...]
+    gains: tuple[float, ...]
+    language: str | None = None
+    id: str | None = None
+
+
 Example = TextExample | TaggedExample | QuestionExample | ChoiceExample | PairExample
 
 

@@ -54,7 +54,13 @@ def answers(masked: Masked, logits: NDArray[np.floating], tokens: list[str], top
         For every mask a list of ``{"token", "id", "probability", "text"}``: the token as the vocabulary writes it, and the
         text with this mask filled. Probabilities are over the whole vocabulary, so they need not add up to one.
     """
-    ids, probabilities = top(np.asarray(logits), min(top_k, len(tokens)), len(tokens))
+    return described(masked, *top(np.asarray(logits), min(top_k, len(tokens)), len(tokens)), tokens)
+
+
+def described(
+    masked: Masked, ids: NDArray[np.integer], probabilities: NDArray[np.floating], tokens: list[str]
+) -> list[list[dict[str, Any]]]:
+    """:func:`answers` of the ids and probabilities (masks, top_k) that :func:`top` finds."""
     return [
         [
             {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from xlm.tasks.base import Features, Item, Scores, Task, bare, joined, need_finite, sigmoid
-from xlm.tasks.examples import PairExample
+from xlm.tasks.examples import PairExample, RankedExample
 
 
 @dataclass(frozen=True)
@@ -52,22 +51,34 @@ class Rerank(Task):
         return found
 
     def evaluate(self, examples: Sequence[PairExample], answers: Sequence[Any]) -> dict[str, float]:
-        """The mean reciprocal rank of the right documents, and how often one comes first; queries with one document
+        """The mean reciprocal rank of the right documents, and how often one comes first; queries with right documents
         alone, or with no right one, are not counted. Ties count against the right document."""
-        from xlm.tasks import metrics
+        from xlm.tasks.metrics.ranking import judged, ranked_lists
 
-        of_query: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-        for example, scores in zip(examples, answers, strict=True):
-            right = example.score is None or example.score >= 0.5
-            of_query[example.text].append((scores[0], right))
-            of_query[example.text] += [(score, False) for score in scores[1:]]
-        ranks = []
-        for found in of_query.values():
-            wrong = [score for score, right in found if not right]
-            best = max((score for score, right in found if right), default=None)
-            if wrong and best is not None:
-                ranks.append(1 + sum(score >= best for score in wrong))
-        return metrics.ranking_scores(ranks)
+        given = {
+            (example.text, text): score
+            for example, scores in zip(examples, answers, strict=True)
+            for text, score in zip((example.other, *example.negatives), scores, strict=True)
+        }
+        lists = [one for one in lists_of(examples) if judged(one.gains)]
+        scores = [[given[one.query, text] for text in one.documents] for one in lists]
+        found = ranked_lists([one.gains for one in lists], scores).scores
+        return {name: found[name] / 100 for name in self.scores}
+
+
+def lists_of(examples: Sequence[PairExample]) -> list[RankedExample]:
+    """Every query once, in the order of the examples, with all its documents; one that is given twice has its better gain."""
+    gains: dict[str, dict[str, float]] = {}
+    first: dict[str, PairExample] = {}
+    for example in examples:
+        of = gains.setdefault(first.setdefault(example.text, example).text, {})
+        own = 1.0 if example.score is None else example.score
+        for text, gain in ((example.other, own), *((text, 0.0) for text in example.negatives)):
+            of[text] = max(gain, of.get(text, 0.0))
+    return [
+        RankedExample(query, tuple(of), tuple(of.values()), first[query].language, first[query].id)
+        for query, of in gains.items()
+    ]
 
 
 def relevance(score: Scores) -> Any:

@@ -5,7 +5,7 @@ import pytest
 
 from xlm.errors import InputError
 from xlm.tasks import metrics
-from xlm.tasks.metrics import answers, chunks, classes, mining
+from xlm.tasks.metrics import answers, chunks, classes, mining, ranking
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,32 @@ def test_everything_mined_has_a_threshold_after_the_last():
     scored = {("a", "b"): 1.2}
     assert mining.best_threshold(scored, {("a", "b")}) == 1.2
     assert mining.best_threshold({}, {("a", "b")}) == 0.0
+
+
+def test_lists_are_scored_as_scikit_learn_does():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    gains = [[1.0, 0.0, *rng.choice([0, 0.3, 0.8], size).tolist()] for size in (1, 8, 15, 30)]
+    scores = [rng.permutation(len(one)).astype(float).tolist() for one in gains]
+    found = ranking.ranked_lists(gains, scores).scores
+    each = [sklearn.ndcg_score([a], [b], k=10) for a, b in zip(gains, scores, strict=True)]
+    assert found["ndcg_at_10"] == pytest.approx(100 * np.mean(each))
+    tied = ranking.ranked_lists([[1.0, 0.0]], [[0.5, 0.5]]).scores
+    assert tied["mrr"] == 50 and tied["accuracy"] == 0
+    with pytest.raises(InputError, match="query 0 needs documents with a gain of"):
+        ranking.ranked_lists([[1.0, 1.0]], [[0.5, 0.5]])
+
+
+def test_ranks_of_partners_in_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    here, there = rng.normal(size=(50, 3)), rng.normal(size=(50, 3))
+    others = [str(number % 40) for number in range(50)]
+    expected = []
+    for number, row in enumerate(here @ there.T):
+        rivals = [row[k] for k in range(50) if others[k] != others[number]]
+        expected.append(1 + sum(value >= row[number] for value in rivals))
+    whole = ranking.partner_ranks(lambda start, end: here[start:end] @ there.T, others)
+    monkeypatch.setattr(ranking, "_ROWS", 7)
+    parts = ranking.partner_ranks(lambda start, end: here[start:end] @ there.T, others)
+    assert whole[0].tolist() == parts[0].tolist() == expected and whole[1].tolist() == parts[1].tolist()
+    assert all((near == at) == (rank == 1) for at, (rank, near) in enumerate(zip(*whole, strict=True)))

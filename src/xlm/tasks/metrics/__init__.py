@@ -10,7 +10,7 @@ from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 
-from xlm.tasks.metrics import answers, chunks, classes, mining
+from xlm.tasks.metrics import answers, chunks, classes, ranking
 from xlm.tasks.metrics.measured import Measured
 
 
@@ -64,7 +64,7 @@ def answer_scores(
 
 def ranking_scores(ranks: Sequence[int]) -> dict[str, float]:
     """``accuracy`` (rank 1) and ``mrr`` (mean reciprocal rank), from 0 to 1; ranks count from 1."""
-    return _fractions(mining.ranking(ranks))
+    return _fractions(ranking.ranking(ranks))
 
 
 def _fractions(found: Measured) -> dict[str, float]:

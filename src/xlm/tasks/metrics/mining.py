@@ -1,11 +1,11 @@
-"""Retrieval: the nearest sentence (Tatoeba, FLORES), ranks, and mining of parallel sentences with margin scores (BUCC).
+"""Retrieval: the nearest sentence (Tatoeba, FLORES), and mining of parallel sentences with margin scores (BUCC).
 
 Sources: LASER's tasks/bucc and source/mine_bitexts.py (Artetxe and Schwenk 2018, arXiv:1811.01136); XTREME's use of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -17,19 +17,6 @@ from xlm.tasks.metrics.measured import Floats, Measured, aligned, f_measure, fro
 Vectors = NDArray[np.float32]
 Pair = tuple[str, str]
 _ROWS = 2048
-
-
-def ranking(ranks: Sequence[int]) -> Measured:
-    """Accuracy (rank 1) and mean reciprocal rank; ranks count from 1.
-
-    Raises:
-        InputError: no ranks, or one below 1.
-    """
-    aligned(ranks, ranks, "ranks")
-    found = np.asarray(ranks, np.float64)
-    if (found < 1).any():
-        raise InputError(f"ranks: {int(found.min())} is below 1: the best rank is 1")
-    return means({"accuracy": (found == 1).astype(np.float64), "mrr": 1 / found})
 
 
 def nearest(queries: Vectors, candidates: Vectors) -> NDArray[np.int64]:
