@@ -87,14 +87,14 @@ def test_a_failure_behind_the_forward_is_one_requests_alone(monkeypatch: pytest.
     """What pools the states, and hands them out, may fail as the model may: its thread goes on."""
     from xlm.serving import scheduler as module
 
-    real = module.pool
+    real = module.pool_rows
 
     def broken(states: Any, lengths: Any, pooling: str) -> Any:
         if 13 in lengths:
             raise MemoryError("no room for these")
         return real(states, lengths, pooling)
 
-    monkeypatch.setattr(module, "pool", broken)
+    monkeypatch.setattr(module, "pool_rows", broken)
     scheduler = Scheduler(lambda rows, languages: torch.ones(sum(map(len, rows)), 4), tokens_a_pack=1000)
 
     async def ask() -> list[Any]:

@@ -34,7 +34,7 @@ from xlm.inference.embedding import linear_rows, sparse_weights
 from xlm.inference.inputs import Input, Rows
 from xlm.inference.language import Language, languages_of, speak
 from xlm.inference.loading import Loaded, load_parts, tasks_of
-from xlm.inference.long import OVERLAP, LongTexts
+from xlm.inference.long import LongTexts
 from xlm.inference.memory import in_halves
 from xlm.inference.reading import Pack, Read, Wanted, pack_ids, read
 from xlm.inference.translating import Translates
@@ -156,7 +156,7 @@ class Engine(Answers, LongTexts, Translates):
         prompt: str | None = None,
         truncate: bool = False,
         long: Literal["refuse", "windows"] = "refuse",
-        overlap: int = OVERLAP,
+        overlap: int | None = None,
     ) -> Floats:
         """One vector an input: float32 (n, hidden); (0, hidden) for no inputs.
 
@@ -170,7 +170,7 @@ class Engine(Answers, LongTexts, Translates):
             truncate: cut what is longer than the model instead of refusing it.
             long: ``windows`` reads texts longer than the model in windows and pools over all their tokens (with ``cls``:
                 over the windows). For a vector a part of the text see :meth:`embed_chunks`.
-            overlap: tokens that neighbouring windows share.
+            overlap: tokens that neighbouring windows share; None: 64, or half a window where that is less.
 
         Raises:
             InputError: as in :meth:`encode`, an unknown ``pooling``, ``prompt`` or ``long``, both ``truncate`` and windows.

@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from xlm.errors import InputError
 from xlm.inference.embedding import Embedding
+from xlm.inference.reading import Read, Wanted
 from xlm.tasks.base import before_first
 from xlm.tasks.retrieve import normalized
 from xlm.tasks.windows import windows
 
 Floats = NDArray[np.float32]
-Packs = Callable[[Sequence[Sequence[int]]], Iterator[tuple[list[int], list[int], Tensor]]]
-OVERLAP = 64
+_OVERLAP = 64
 # Where a sentence ends, with what closes it and the white space after it.
 _ENDS = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|[।॥؟۔።]+\s*|\n+")
 
@@ -56,9 +55,9 @@ class LongTexts:
     max_tokens: int
     hidden_size: int
     embedding: Embedding
-    _packs: Packs
+    _read: Callable[[Sequence[Sequence[int]], Wanted], Iterator[Read]]
 
-    def _long_vectors(self, texts: Sequence[Any], kind: str, prompt: str | None, overlap: int) -> Floats:
+    def _long_vectors(self, texts: Sequence[Any], kind: str, prompt: str | None, overlap: int | None) -> Floats:
         """One vector a text, (n, hidden), pooled over all its windows; with ``cls`` the mean of theirs."""
         before = self.embedding.prompt(prompt)
         cut = [w for n, (ids, _) in enumerate(self._tokens_of(texts, before)) for w in self._cut(ids, n, overlap)]
@@ -81,7 +80,7 @@ class LongTexts:
         spans: Sequence[Sequence[tuple[int, int]]] | None = None,
         normalize: bool | None = None,
         prompt: str | None = None,
-        overlap: int = OVERLAP,
+        overlap: int | None = None,
     ) -> list[list[dict[str, Any]]]:
         """A vector for every chunk of every text, each computed with the whole text around it (late chunking).
 
@@ -91,7 +90,8 @@ class LongTexts:
             spans: the chunks of every text instead, as ``(start, end)`` in code points.
             normalize: to unit length; None: as the checkpoint's folder says, else yes.
             prompt: as in `Engine.embed`; it is read before the text and is part of no chunk.
-            overlap: tokens that neighbouring windows share where a text is longer than the model.
+            overlap: tokens that neighbouring windows share where a text is longer than the model; None: 64, or half a
+                window where that is less.
 
         Returns:
             For every text its chunks in order: ``{"start", "end", "text", "vector"}``, ``vector`` (hidden,) float32 the mean
@@ -155,9 +155,11 @@ class LongTexts:
             )
             yield from zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
 
-    def _cut(self, ids: Sequence[int], text: int, overlap: int) -> Iterator[Window]:
+    def _cut(self, ids: Sequence[int], text: int, overlap: int | None) -> Iterator[Window]:
         """The windows of a text; together they read every token once, and the special ones at its two ends."""
         size = self.max_tokens - self.tokenizer.num_special_tokens_to_add()
+        if overlap is None:
+            overlap = min(_OVERLAP, size // 2)
         if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < size:
             raise InputError(f"overlap is {overlap!r}: it must be an integer from 0 to {size - 1}")
         spans, before = windows(len(ids), size, overlap), before_first(self.tokenizer)

@@ -325,7 +325,7 @@ def _tell(loop: asyncio.AbstractEventLoop, jobs: list[_Pooled]) -> None:
         loop.call_soon_threadsafe(resolve)
 
 
-def model_runner(model: Any, device: torch.device) -> Run:
+def model_runner(model: Any) -> Run:
     """The model as `Scheduler` wants it."""
     from xlm.batches.batch import Batch
     from xlm.batches.packing import pack

@@ -36,7 +36,7 @@ class Served:
         from xlm.serving.scheduler import Scheduler, model_runner
 
         self.name, self.engine = name, engine
-        run = model_runner(engine.model, engine.device)
+        run = model_runner(engine.model)
         self.scheduler = Scheduler(run, settings.tokens_a_pack, settings.waiting_tokens)
         engine.run_with(self.scheduler.packs)
         if settings.plain_text:

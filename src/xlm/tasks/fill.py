@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xlm.errors import InputError
+from xlm.errors import CheckpointError, InputError
+from xlm.tasks.base import need_finite
 
 WORD_START = "▁"
 """What SentencePiece writes for the space before a word."""
@@ -60,7 +61,12 @@ def answers(masked: Masked, logits: NDArray[np.floating], tokens: list[str], top
 def described(
     masked: Masked, ids: NDArray[np.integer], probabilities: NDArray[np.floating], tokens: list[str]
 ) -> list[list[dict[str, Any]]]:
-    """:func:`answers` of the ids and probabilities (masks, top_k) that :func:`top` finds."""
+    """:func:`answers` of the ids and probabilities (masks, top_k) that :func:`top` finds.
+
+    Raises:
+        CheckpointError: probabilities that are not numbers.
+    """
+    need_finite([probabilities])
     return [
         [
             {
@@ -83,10 +89,10 @@ def top(
     The softmax runs over all columns in float64; only ids below ``limit`` are chosen.
 
     Raises:
-        InputError: a logit is not a number.
+        CheckpointError: a logit is not a number.
     """
     if np.isnan(logits).any():
-        raise InputError(
+        raise CheckpointError(
             f"logits: {int(np.isnan(logits).sum())} of {logits.size} are NaN: the model's weights are damaged"
         )
     wide = logits.astype(np.float64)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xlm.backends.torch.layout import Ragged
+from xlm.backends.torch.transfer import upload
 from xlm.batches.batch import Batch
 
 _SMALLEST = 256
@@ -60,7 +61,7 @@ class Bucketed:
         return self.host.encoder(x_TH, Ragged.at(offsets, longest, self._causal))[0]
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Last hidden states (tokens, hidden) of a packed batch."""
+        """Last hidden states (tokens, hidden) of a packed batch; one on the host is filled up there."""
         assert batch.lengths is not None
         tokens = batch.tokens
         lengths = filled(batch.lengths, bucket(tokens))
@@ -69,7 +70,7 @@ class Bucketed:
         if languages is not None:
             languages = torch.nn.functional.pad(languages, (0, sum(lengths) - tokens))
         embedded = self.host.embed(Batch.packed(ids, lengths, languages=languages))
-        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)).to(ids.device)
+        offsets = upload(torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), embedded.device)
         torch._dynamo.mark_dynamic(offsets, 0)
         with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
             return self._encode(embedded, offsets, bound(max(lengths)))[:tokens]

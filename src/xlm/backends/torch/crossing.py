@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xlm.backends.torch.transfer import upload
 from xlm.errors import InputError
 
 _WASTE, _SMALL = 2.0, 4096
@@ -114,6 +115,6 @@ def _rectangle(
         places.append(np.repeat(np.arange(len(group)) * lengths.max(), lengths) + inside)
     queries, keys = int(t[group].max()), int(s[group].max())
     there = np.arange(keys)[None, :] < s[group][:, None]
-    q_rows, k_rows, q_places, k_places = (torch.from_numpy(a).to(device) for a in (*rows, *places))
-    visible = None if there.all() else torch.from_numpy(there)[:, None, None].to(device)
+    q_rows, k_rows, q_places, k_places = (upload(torch.from_numpy(a), device) for a in (*rows, *places))
+    visible = None if there.all() else upload(torch.from_numpy(there)[:, None, None], device)
     return Rectangle(len(group), queries, keys, q_rows, q_places, k_rows, k_places, visible)

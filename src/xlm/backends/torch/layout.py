@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xlm.backends.torch.tracing import in_graph
+from xlm.backends.torch.transfer import host_tensor, upload
 from xlm.batches.batch import causal_mask, equal_runs
 from xlm.errors import InputError
 from xlm.families.spec import EncoderSpec
@@ -43,6 +44,7 @@ class Ragged:
     """Tokens of the longest sequence, or any larger number."""
     offsets: Tensor | None = None
     """(sequences + 1,) int32: where each sequence begins, and the end; made from the lengths where it is not given."""
+    _placed: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, lengths: tuple[int, ...], causal: bool) -> Ragged:
@@ -56,14 +58,15 @@ class Ragged:
     @cached_property
     def starts(self) -> Tensor:
         """(sequences + 1,) int64 on the CPU: where each sequence begins, and the end."""
-        return torch.tensor((0, *accumulate(self.lengths)))
+        return host_tensor((0, *accumulate(self.lengths)))
 
     def offsets_on(self, device: torch.device) -> Tensor:
-        """:attr:`offsets` as a tensor on a device."""
+        """:attr:`offsets` as a tensor on a device, copied there once for all layers."""
         if self.offsets is not None:
             return self.offsets
-        ends = torch.tensor((0, *self.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return ends.to(device, non_blocking=True)
+        if device not in self._placed:
+            self._placed[device] = upload(self.starts.int(), device)
+        return self._placed[device]
 
 
 Layout = Padded | Ragged

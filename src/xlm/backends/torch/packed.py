@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from xlm.backends.torch.heads import SequenceSummary
+from xlm.backends.torch.transfer import host_tensor, upload
 from xlm.errors import InputError
 
 
@@ -44,7 +45,7 @@ def rows_read(model: Any, lengths: Sequence[int], device: torch.device) -> Tenso
     if summary is not None:
         if summary.kind == "mean":
             return None
-        return starts if summary.kind == "first" else starts + torch.tensor(lengths, device=device) - 1
+        return starts if summary.kind == "first" else starts + upload(host_tensor(lengths), device) - 1
     if not hasattr(model, "classifier") or (
         hasattr(model, "dropout") and getattr(model.roberta, "pooler", None) is None
     ):
@@ -58,18 +59,19 @@ def first_tokens(states_TH: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def _starts(lengths: Sequence[int], device: torch.device) -> Tensor:
-    ends = torch.tensor([0, *lengths], device=device).cumsum(0)
-    return ends[:-1]
+    sizes = host_tensor(lengths)
+    return upload(sizes.cumsum(0) - sizes, device)
 
 
 def _summarised(summary: SequenceSummary, states_TH: Tensor, lengths: Sequence[int]) -> Tensor:
     """One vector a sequence, (sequences, hidden or labels), by the summary's kind."""
     starts = _starts(lengths, states_TH.device)
-    sizes = torch.tensor(lengths, device=states_TH.device)
+    sizes = upload(host_tensor(lengths), states_TH.device)
     if summary.kind == "first":
         rows = states_TH.index_select(0, starts)
     elif summary.kind == "mean":
-        of = torch.repeat_interleave(torch.arange(len(lengths), device=states_TH.device), sizes)
+        order = torch.arange(len(lengths), device=states_TH.device)
+        of = torch.repeat_interleave(order, sizes, output_size=states_TH.shape[0])
         total = states_TH.new_zeros(len(lengths), states_TH.shape[1]).index_add(0, of, states_TH)
         rows = total / sizes[:, None].to(total.dtype)
     else:

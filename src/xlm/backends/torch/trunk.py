@@ -18,6 +18,7 @@ from xlm.backends.torch.heads import Pooler
 from xlm.backends.torch.layout import Padded, Ragged, check_mask, cross_attention_bias, self_attention_bias
 from xlm.backends.torch.ops import PLAIN
 from xlm.backends.torch.pretrained import PreTrainedModel
+from xlm.backends.torch.transfer import host_tensor, upload
 from xlm.batches.batch import Batch, positions_after_padding, positions_after_padding_packed
 from xlm.errors import InputError
 from xlm.families.config import PretrainedConfig
@@ -132,13 +133,20 @@ class TrunkModel(PreTrainedModel):
         return x, trace.caches
 
     def embed(self, batch: Batch) -> Tensor:
-        """The first states (tokens, hidden) of a packed batch."""
-        ids = batch.ids
-        check_ids("input_ids", ids, self.spec.vocab_size, "the vocabulary")
+        """The first states (tokens, hidden) of a packed batch.
+
+        One on the host is checked there and goes to the model's GPU without a wait; one on the GPU is read back.
+        """
+        check_ids("input_ids", batch.ids, self.spec.vocab_size, "the vocabulary")
         positions = self._packed_positions(batch) if batch.position_ids is None else batch.position_ids
         self._check_extra(positions, batch.token_type_ids, batch.languages)
-        words = self.embeddings.word_embeddings(ids)
-        return self.embeddings(words, positions, batch.token_type_ids, batch.languages, None)
+        device = self.device
+        ids, places, types, languages = (
+            None if rows is None else upload(rows, device)
+            for rows in (batch.ids, positions, batch.token_type_ids, batch.languages)
+        )
+        assert places is not None
+        return self.embeddings(self.embeddings.word_embeddings(ids), places, types, languages, None)
 
     def _packed_positions(self, batch: Batch) -> Tensor:
         assert batch.lengths is not None
@@ -146,8 +154,9 @@ class TrunkModel(PreTrainedModel):
         if len(batch.lengths) == 1:
             starts = torch.zeros_like(batch.ids, dtype=torch.long)
         else:
-            lengths = torch.tensor(batch.lengths, dtype=torch.long, device=device)
-            starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+            lengths = upload(host_tensor(batch.lengths), device)
+            # The size is known: else the host would wait for the GPU to add it up.
+            starts = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths, output_size=batch.tokens)
         if self.spec.positions_skip_padding:
             return positions_after_padding_packed(torch, batch.ids, starts, self.spec.pad_id)
         return torch.arange(batch.ids.shape[0], device=device) - starts
