@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import toytasks
 import xlm
 from xlm.assets import bundled_folder
 from xlm.cli import main
@@ -173,3 +174,23 @@ def test_command_line(capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path
     assert normalized(np.array([rows[1]["chunks"][0]["vector"]])).shape == (1, 256)
     assert main(["embed", "text", "--chunks", "64"]) == 1
     assert b"--chunks is 64: it prints with --json" in capsysbinary.readouterr().err
+
+
+def test_windows_fit_models_of_any_length(tmp_path: Path) -> None:
+    base = toytasks.checkpoint(tmp_path / "base")
+    for limit in (3, 4, 5, 30, 66, 70):
+        config = xlm.AutoConfig.from_pretrained(base)
+        config.max_position_embeddings = limit + 2
+        folder = tmp_path / str(limit)
+        xlm.XLMRobertaModel(config).save_pretrained(folder)
+        xlm.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+        small = xlm.load(folder)
+        assert small.max_tokens == limit
+        text, most = "the film was good " * 40, limit - 3
+        assert np.isfinite(small.embed([text], long="windows")).all()
+        assert sum(len(one["text"].split()) for one in small.embed_chunks([text], 16)[0]) == 160
+        shared = min(64, (limit - 2) // 2)
+        wanted = small.embed([text], long="windows", overlap=shared)
+        np.testing.assert_array_equal(small.embed([text], long="windows"), wanted)
+        with pytest.raises(InputError, match=rf"overlap is {most + 1}: it must be an integer from 0 to {most}"):
+            small.embed([text], long="windows", overlap=most + 1)

@@ -182,3 +182,30 @@ def test_vectors_that_are_not_finite_are_a_fault_of_the_server(tmp_path: Path) -
             answer = post(address, route, inputs="the film was good .")
             assert answer.status_code == 500 and "not finite" in answer.json()["error"]
         assert post(address, "/v1/embeddings", input="good").status_code == 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "route", "body"),
+    [
+        ("ForSequenceClassification", "/classify", {"inputs": "good film"}),
+        ("ForSequenceClassification", "/predict", {"inputs": "good film"}),
+        ("ForSequenceClassification", "/rerank", {"query": "Where ?", "documents": ["Oslo", "Rome"]}),
+        ("ForTokenClassification", "/tag", {"inputs": "Ana was in Rome"}),
+        ("ForQuestionAnswering", "/answer", {"question": "Where ?", "context": "Ana was in Rome"}),
+        ("ForMultipleChoice", "/choose", {"prompt": "Ana", "choices": ["Rome", "Oslo"]}),
+        ("ForMaskedLM", "/fill-mask", {"inputs": "Ana was in <mask>"}),
+    ],
+)
+def test_scores_that_are_not_finite_are_a_fault_of_the_server(
+    kind: str, route: str, body: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = toytasks.checkpoint(tmp_path / "damaged")
+    model = getattr(xlm, f"XLMRoberta{kind}").from_pretrained(folder)
+    with torch.no_grad():
+        list(model.parameters())[-1].fill_(torch.nan)
+    model.save_pretrained(folder)
+    with running({"damaged": xlm.load(folder)}) as address:
+        answer = post(address, route, **body)
+        assert answer.status_code == 500
+        told = answer.json()
+        assert "weights are damaged" in told.pop("error") and told == {"error_type": "server_error", "param": None}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from xlm.errors import InputError
+from xlm.errors import CheckpointError, InputError
 from xlm.tasks import fill
 
 
@@ -73,5 +73,5 @@ def test_top_is_sorted_and_a_part_of_a_distribution(logits: np.ndarray, count: i
 
 
 def test_logits_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(InputError, match="1 of 3 are NaN"):
+    with pytest.raises(CheckpointError, match="1 of 3 are NaN"):
         fill.top(np.array([[0.0, np.nan, 1.0]]), 2)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xlm.errors import InputError
+from xlm.errors import CheckpointError
 from xlm.tokenizers.options import TruncationStrategy
 from xlm.tokenizers.truncate import fast_plan
 
@@ -125,6 +125,6 @@ def sigmoid(scores: Scores) -> NDArray[np.float64]:
 
 
 def need_finite(scores: Sequence[Scores]) -> None:
-    """Raise InputError when a model's scores are not numbers: its weights are damaged."""
+    """Raise CheckpointError when a model's scores are not numbers: its weights are damaged."""
     if any(not np.isfinite(score).all() for score in scores):
-        raise InputError("the model's scores are not finite: its weights are damaged")
+        raise CheckpointError("the model's scores are not finite: its weights are damaged")
