@@ -45,7 +45,8 @@ class Linear:
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Weight and bias on a device, copied there once."""
         if device not in self._placed:
-            self._placed[device] = torch.from_numpy(self.weight).to(device), torch.from_numpy(self.bias).to(device)
+            weight, bias = (upload(torch.from_numpy(array), device) for array in (self.weight, self.bias))
+            self._placed[device] = weight, bias
         return self._placed[device]
 
 
@@ -189,10 +190,15 @@ def linear_rows(head: Linear, states_TH: Tensor, lengths: Sequence[int], first: 
         spans = zip(ends, lengths, strict=True)
         return torch.from_numpy(np.concatenate([head(states[end - n + first : end]) for end, n in spans]))
     if first:
-        places = np.arange(ends[-1])
-        kept = places[places - np.repeat(ends - lengths, lengths) >= first]
-        states_TH = states_TH.index_select(0, upload(torch.from_numpy(kept), states_TH.device))
+        states_TH = states_TH.index_select(0, upload(torch.from_numpy(after(lengths, first)), states_TH.device))
     return torch.nn.functional.linear(states_TH.float(), *head.on(states_TH.device))
+
+
+def after(lengths: Sequence[int], first: int) -> NDArray[np.int64]:
+    """The places of tokens of sequences end to end, without the ``first`` of each."""
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(sum(lengths))
+    return places[places - np.repeat(starts, lengths) >= first]
 
 
 def sparse_weights(weights: Floats, ids: list[int], ignored: set[int]) -> dict[int, float]:
