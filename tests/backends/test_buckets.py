@@ -131,3 +131,27 @@ def test_what_a_gpu_cannot_do_is_refused_before_anything_is_loaded(monkeypatch: 
 def test_half_precision_is_for_gpus() -> None:
     with pytest.raises(ConfigError, match="dtype is 'float16' and device is 'cpu': float16 is for GPUs"):
         xlm.load(dtype="float16", device="cpu")
+
+
+def test_every_release_of_the_kernel_is_told_its_way_where_to_look() -> None:
+    def of_2_10(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, is_causal: bool = False) -> Any:
+        return is_causal
+
+    def of_2_11(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, *, window_size: Any) -> Any:
+        return window_size == (-1, 0)
+
+    for kernel in (of_2_10, of_2_11):
+        looking = ops_cuda.how_to_look(kernel)
+        assert [kernel(*[None] * 7, **looking(causal)) for causal in (False, True)] == [False, True]
+    assert ops_cuda.how_to_look(varlen.varlen_attn)(True)
+
+
+@torch.no_grad()
+def test_joined_weights_are_held_once_and_stay_the_layers_own() -> None:
+    model = tiny()
+    three = model.encoder.layer[0].attention.core
+    wanted = [layer.weight.clone() for layer in (three.query, three.key, three.value)]
+    placement.use_gpu(model)
+    own = [layer.weight for layer in (three.query, three.key, three.value)]
+    assert len({weight.untyped_storage().data_ptr() for weight in own}) == 1
+    assert all(torch.equal(one, other) for one, other in zip(own, wanted, strict=True))

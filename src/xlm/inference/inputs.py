@@ -83,7 +83,8 @@ class Rows:
             raise InputError(f"{where} is {_type(item)}: a text, a pair of texts or a list of ids is needed")
         if not item:
             raise InputError(f"{where} is empty: at least one id is needed")
-        for position, value in enumerate(item):
+        quick = set(map(type, item)) == {int} and min(item) >= 0 and max(item) < self.vocab_size
+        for position, value in enumerate(() if quick else item):
             if isinstance(value, bool) or not isinstance(value, Integral):
                 raise InputError(f"{where}[{position}] is {value!r} ({_type(value)}): an id is an integer")
             if not 0 <= int(value) < self.vocab_size:
@@ -92,7 +93,7 @@ class Rows:
             item = item[: self.max_tokens]
         if check:
             self.check_length(len(item), where)
-        return [int(value) for value in item]
+        return list(item) if quick else [int(value) for value in item]
 
 
 def _type(value: object) -> str:

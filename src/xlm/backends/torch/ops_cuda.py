@@ -6,6 +6,10 @@ float32              one dense call a run of equal lengths; so also where the ke
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +30,17 @@ def why_not_packed(device: torch.device, width: int) -> str | None:
     if device.type == "cuda" and (have := torch.cuda.get_device_capability(device)) < _CAPABILITY:
         return f"compute capability {have[0]}.{have[1]}, the kernel needs {_CAPABILITY[0]}.{_CAPABILITY[1]}"
     return None
+
+
+def how_to_look(kernel: Callable[..., Any]) -> Callable[[bool], dict[str, Any]]:
+    """What a release of PyTorch calls "to the left only", and "to both sides", in its kernel: 2.10 has a flag, later ones
+    a window."""
+    if "window_size" in signature(kernel).parameters:
+        return lambda causal: {"window_size": (-1, 0) if causal else (-1, -1)}
+    return lambda causal: {"is_causal": causal}
+
+
+_looking = how_to_look(varlen_attn)
 
 
 class Cuda(Operations):
@@ -62,7 +77,7 @@ class Cuda(Operations):
             return super().ragged_attention(q, k, v, heads, layout, dropout)
         offsets = layout.offsets_on(q.device)
         q, k, v = (t.unflatten(1, (heads, -1)) for t in (q, k, v))
-        window = (-1, 0) if layout.causal else (-1, -1)
-        out = varlen_attn(q, k, v, offsets, offsets, layout.longest, layout.longest, window_size=window)
+        longest, looking = layout.longest, _looking(layout.causal)
+        out = varlen_attn(q, k, v, offsets, offsets, longest, longest, **looking)
         assert isinstance(out, Tensor)
         return out.flatten(1)

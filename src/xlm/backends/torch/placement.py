@@ -228,6 +228,8 @@ def use_gpu(model: PreTrainedModel) -> str | None:
     ops = Cuda(packed=why is None)
     for part in model.parts().values():
         ops.join(part.encoder_host.encoder)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # the gaps that the separate matrices left
     use(model, ops)
     packed = "packed attention in bfloat16 and float16, runs of equal length in float32"
     model.computed_by = f"CUDA: {packed if why is None else f'attention in runs of equal length ({why})'}"
