@@ -8,11 +8,10 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -54,6 +53,11 @@ def target_of(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def sibling(path: Path, ending: str = "tmp") -> Path:
+    """A hidden name next to ``path`` that nobody else takes, and that says which process took it."""
+    return path.with_name(f".{path.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.{ending}")
+
+
 def make_folder(folder: str | os.PathLike[str], argument: str = "save_directory") -> Path:
     """The folder, made with its parents if need be; OutputError where that is impossible or it cannot be written."""
     folder = Path(folder)
@@ -66,39 +70,6 @@ def make_folder(folder: str | os.PathLike[str], argument: str = "save_directory"
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{argument}={str(folder)!r} is not writable for this user")
     return folder
-
-
-def need_new(folder: str | os.PathLike[str], argument: str = "out") -> Path:
-    """The path, if nothing is there or an empty folder; OutputError otherwise."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{argument}={str(folder)!r} is there already, and not an empty folder: name a new one")
-    return folder
-
-
-@contextmanager
-def new_folder(folder: str | os.PathLike[str], argument: str = "out") -> Iterator[Path]:
-    """A folder beside ``folder`` that becomes it when the block ends, flushed to disk, and vanishes when it raises.
-
-    Raises:
-        OutputError: there is something at ``folder`` already, or it cannot be made.
-    """
-    folder = need_new(folder, argument)
-    parent = make_folder(folder.absolute().parent, argument)
-    temporary = parent / f".{folder.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        temporary.mkdir()
-        yield temporary
-        for path in temporary.rglob("*"):
-            sync(path)
-        sync(temporary)
-        try:
-            os.replace(temporary, folder)
-        except OSError as error:
-            raise OutputError(f"{argument}={str(folder)!r} cannot be made: {error.strerror or error}") from error
-        sync(parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def need_space(folder: Path, needed: int, largest: int = 0) -> None:
@@ -146,7 +117,7 @@ class Pending:
             OutputError: the folder cannot be written or the disk is full; ``needed`` is the size said in the message.
         """
         final = target_of(path)
-        temporary = final.with_name(f".{final.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        temporary = sibling(final)
         try:
             handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
@@ -200,57 +171,6 @@ def _explained(error: OSError, path: Path, needed: int | None) -> OSError:
     return OutputError(f"{path}: cannot be written: {why}{size}; what was there before is intact")
 
 
-@contextmanager
-def folder_lock(folder: Path, name: str = ".saving.lock") -> Iterator[None]:
-    """Keep a second writer out of a folder while the block runs.
-
-    The system drops the lock when its process ends, however it ends, so a stale lock file stops nobody. Where a file
-    system has no locks, nothing is held; temporary names are unique all the same.
-
-    Raises:
-        OutputError: another process writes into the folder now; names its host and process.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows: renames are refused there while another process has the file open
-        yield
-        return
-    path = folder / name
-    while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "an unnamed process"
-            os.close(handle)
-            raise OutputError(
-                f"{folder}: {holder} writes into this folder now (lock {path.name}); wait, or write elsewhere"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        if _is_still(handle, path):
-            break
-        os.close(handle)  # its holder removed it between our two calls: try the new one
-    try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
-    finally:
-        with suppress(OSError):
-            path.unlink()
-        os.close(handle)
-
-
-def _is_still(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except OSError:
-        return False
-
-
 def remove_leftovers(folder: Path, prefix: str) -> None:
     """Remove the temporary files of writers that were killed; call it while holding the folder's lock."""
     for path in folder.glob(f".{prefix}*.tmp"):
@@ -266,11 +186,19 @@ def remove_leftovers(folder: Path, prefix: str) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], needed: int | None = None) -> Iterator[BinaryIO]:
-    """A binary stream whose content replaces ``path`` at once when the block ends, and not at all when it raises."""
+def replacing(
+    path: str | os.PathLike[str], needed: int | None = None, beside: Mapping[str, str] | None = None
+) -> Iterator[BinaryIO]:
+    """A binary stream whose content replaces ``path`` at once when the block ends, and not at all when it raises.
+
+    ``beside``: name -> text of further files of its folder, which are replaced together with it.
+    """
     with Pending() as pending:
         with pending.open(path, needed) as stream:
             yield stream
+        for name, text in (beside or {}).items():
+            with pending.open(Path(path).parent / name, needed) as stream:
+                stream.write(text.encode("utf-8"))
         pending.commit()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import frameworks
 import tiny
 from xlm.checkpoints.published import to_theirs
+from xlm.errors import OutputError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -201,3 +203,34 @@ def test_the_bundled_model(framework: frameworks.Framework) -> None:
         want = head.cls.from_pretrained(folder)(**{name: torch.from_numpy(value) for name, value in given.items()})
     real = given["attention_mask"] == 1
     np.testing.assert_allclose(have[real], want.logits.numpy()[real], atol=1e-4, rtol=1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize("safe", [True, False])
+def test_weights_and_config_change_together(
+    framework: frameworks.Framework, safe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save that fails at its last file leaves the one before whole."""
+    if framework.name == "keras" and not safe:
+        pytest.importorskip("h5py")
+    head = next(head for head in tiny.HEADS if head.name == "XLMRobertaForSequenceClassification")
+    tiny.model(head).save_pretrained(tmp_path / "torch")
+    model, folder = framework.load(head, tmp_path / "torch"), tmp_path / "saved"
+    model.save_pretrained(folder, safe_serialization=safe)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model.config.temperature = 0.5
+    real, done = os.fsync, []
+
+    def full(handle: int) -> None:
+        if done:
+            raise OSError(28, "No space left on device")
+        done.append(handle)
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xlm.atomic.os.fsync", full)
+        with pytest.raises(OutputError, match=r"config\.json: cannot be written: the disk is full"):
+            model.save_pretrained(folder, safe_serialization=safe)
+    assert len(before) == 3 and {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    model.save_pretrained(folder, safe_serialization=safe)
+    assert '"temperature": 0.5' in (folder / "config.json").read_text("utf-8")

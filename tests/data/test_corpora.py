@@ -42,6 +42,7 @@ from xlm.data.corpora.rows import BadRow, Row, read_rows  # noqa: E402
 from xlm.data.store import Shards, build_store, is_held_out  # noqa: E402
 from xlm.data.vocabulary import Vocabulary, load_vocabulary  # noqa: E402
 from xlm.errors import ConfigError, DataError, OutputError  # noqa: E402
+from xlm.locks import folder_lock  # noqa: E402
 
 WORDS = "the capital of France is a city hello world Paris river mountain of many old trees and stones".split()
 
@@ -443,7 +444,7 @@ def test_two_builds_of_one_folder_do_not_meet(tmp_path: Path, make: Callable[...
     options = make("en.txt")
     options.out.mkdir()
     with (
-        atomic.folder_lock(options.out, ".building.lock"),
+        folder_lock(options.out, ".building.lock"),
         pytest.raises(OutputError, match=f"process {os.getpid()} on .* writes into this folder now"),
     ):
         build_corpus(options)

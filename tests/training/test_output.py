@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import pytest
 
 import toytasks
 from xlm.errors import ConfigError, OutputError
-from xlm.training import files
-from xlm.training.files import atomic_folder, foreign_files, manifest_of, remove_folder, run_lock
+from xlm.folders import atomic_folder
 from xlm.training.finetune import finetune
-from xlm.training.output import check_output, remove_state
+from xlm.training.output import check_output, remove_state, run_lock
 
 FAST: dict[str, Any] = {
     "learning_rate": 5e-3,
@@ -91,56 +89,6 @@ def test_only_folders_of_ours_are_removed(tmp_path: Path) -> None:
     made(tmp_path / "other" / "checkpoints" / "step-1")
     remove_state(tmp_path / "other")
     assert not (tmp_path / "other" / "checkpoints").exists()
-
-
-def test_a_process_killed_while_a_folder_is_replaced_has_lost_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At every call that changes the folder, one of both contents is whole on the disk."""
-    made(tmp_path / "model", "first")
-    whole: list[list[str]] = []
-
-    def watched(call: Any) -> Any:
-        def stopped(*arguments: Any, **options: Any) -> Any:
-            whole.append(sorted(path.read_text() for path in tmp_path.rglob("weights")))
-            return call(*arguments, **options)
-
-        return stopped
-
-    monkeypatch.setattr(files.os, "rename", watched(os.rename))
-    monkeypatch.setattr(files.shutil, "rmtree", watched(files.shutil.rmtree))
-    made(tmp_path / "model", "second")
-    assert all(found == ["first", "second"] for found in whole[:3]) and len(whole) >= 3
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert (tmp_path / "model" / "weights").read_text() == "second"
-
-
-def test_a_replacement_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made(tmp_path / "model", "first")
-    rename = os.rename
-
-    def full(source: Any, target: Any) -> None:
-        if str(source).endswith(".tmp"):
-            raise OSError("the disk is gone")
-        rename(source, target)
-
-    monkeypatch.setattr(files.os, "rename", full)
-    with pytest.raises(OSError, match="the disk is gone"):
-        made(tmp_path / "model", "second")
-    assert (tmp_path / "model" / "weights").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_a_folder_knows_what_was_written_into_it(tmp_path: Path) -> None:
-    folder = made(tmp_path / "one")
-    assert set(manifest_of(folder) or {}) == {"weights"} and foreign_files(folder) == []
-    (folder / "sub").mkdir()
-    (folder / "sub" / "mine").write_text("", "utf-8")
-    assert foreign_files(folder) == ["sub/mine"]
-    (folder / "manifest.json").write_text('["weights"]', "utf-8")
-    assert manifest_of(folder) is None and foreign_files(folder) == ["manifest.json", "sub/mine", "weights"]
-    remove_folder(folder)
-    assert folder.is_dir()
 
 
 def test_the_lock_is_left_out_where_the_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xlm import atomic
+from xlm import folders
 from xlm.checkpoints.beside import copy_beside, names_beside
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.io import Opened, open_model, save_model, untied
@@ -100,7 +100,7 @@ def trim(
     keep_pieces = list(keep_pieces)
     if not texts and not counts and not keep_pieces:
         raise InputError("texts, counts and keep_pieces are all empty: nothing says what to keep")
-    atomic.need_new(out)
+    folders.need_new(out)
     opened = open_model(source)
     names_beside(opened.folder)  # what may not be copied is told before anything is computed
     _check(opened)
@@ -229,7 +229,7 @@ def _total(shapes: Iterable[tuple[int, ...]]) -> int:
 def _write(
     opened: Opened, vocabulary: Vocabulary, tensors: dict[str, Stored], ids: list[int], out: Path, limit: int | str
 ) -> None:
-    with atomic.new_folder(out) as folder:
+    with folders.new_folder(out) as folder:
         _config(opened, ids)
         save_model(opened, tensors, folder, None, limit)
         vocabulary.write(folder, opened.folder, ids)

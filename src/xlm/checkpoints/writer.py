@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from xlm.atomic import Pending, folder_lock, make_folder, need_space, remove_leftovers, sync, target_of
+from xlm.atomic import Pending, make_folder, need_space, remove_leftovers, sync, target_of
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.dtypes import code_of
 from xlm.errors import InputError, OutputError
 from xlm.hub import with_variant
+from xlm.locks import folder_lock
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -16,7 +16,7 @@ from xlm.errors import OutputError
 from xlm.evaluation import pages
 from xlm.evaluation.plots import check, plot
 from xlm.evaluation.results import Outcome
-from xlm.training.files import atomic_folder, foreign_files, manifest_of
+from xlm.folders import atomic_folder, foreign_files, manifest_of
 
 
 def check_target(folder: Path) -> None:

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xlm.assets import BUNDLED
-from xlm.atomic import make_folder, need_new, need_space, new_folder
+from xlm.atomic import make_folder, need_space
 from xlm.checkpoints.beside import copy_beside, names_beside
 from xlm.errors import CheckpointError, ConfigError, InputError, MissingExtraError, OutputError
+from xlm.folders import need_new, new_folder
 from xlm.hub import resolve
 from xlm.inference.layered import LayerStates, run_layer_by_layer
 from xlm.inference.loading import load_documented

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from xlm.assets import BUNDLED, DEMO_TEXTS
-from xlm.atomic import make_folder, need_new, new_folder, write_text
+from xlm.atomic import write_text
 from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.ops_widening import quantize_linear
 from xlm.backends.torch.placement import observe, stored_names
@@ -40,6 +40,7 @@ from xlm.checkpoints.quantized import INPUT_SCALE, INPUT_ZERO, METHOD, SCALE
 from xlm.data.readers import read_lines
 from xlm.errors import DataError, InputError, QualityError
 from xlm.families.auto import AutoConfig
+from xlm.folders import need_new, new_folder
 from xlm.hub import resolve
 from xlm.inference.engine import Engine, load
 from xlm.inference.loading import documented_model
@@ -255,15 +256,13 @@ def write(folder: Path, out: Path, rows: Sequence[Sequence[int]] = ()) -> None:
         if id(p) not in done:
             name = to_theirs(model.family, key, not hasattr(model, model.base_model_prefix))
             tensors.append((name, array_of(p.bfloat16() if p.ndim > 1 else p)))
-    make_folder(out)
     config.architectures = [type(model).__name__]
     config.quantization_config = {
         "quant_method": METHOD,
         "weights": "int8, one scale an output channel",
         "activations": "calibrated" if fixed else "by row",
     }
-    save_safetensors(out, tensors, {"format": "pt"})
-    write_text(out / "config.json", config.to_json_string())
+    save_safetensors(out, tensors, {"format": "pt"}, beside={"config.json": config.to_json_string()})
     AutoTokenizer.from_pretrained(folder).save_pretrained(out)
     copy_beside(folder, out, skip=os.listdir(out))
 

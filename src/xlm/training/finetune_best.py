@@ -9,7 +9,7 @@ from typing import Any
 
 from xlm.atomic import write_text
 from xlm.errors import ConfigError
-from xlm.training.files import atomic_folder, remove_folder
+from xlm.folders import atomic_folder, remove_folder
 from xlm.training.finetune_card import Told, write_card
 from xlm.training.finetune_data import Prepared
 from xlm.training.finetune_model import kept, reloaded

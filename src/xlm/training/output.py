@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from xlm.atomic import make_folder
 from xlm.errors import OutputError
-from xlm.training.files import LOCK, manifest_of, remove_folder, run_lock
+from xlm.folders import manifest_of, remove_folder
+from xlm.locks import folder_lock
 from xlm.training.state import checkpoint_folders
 
+LOCK = "run.lock"
+"""Marks the folder of a run, and keeps a second process out of it while the run lasts."""
 _KEPT = (".log", ".out", ".err")  # what a shell or a cluster writes there before the run begins
 _STATE = ("checkpoints", "best")
 _RUN = (*_STATE, "model", "recipe.json", "metrics.jsonl", "loss.png", "report.html", "tensorboard", "data.json")
@@ -29,6 +33,13 @@ def held(output: Path, resume: bool | None) -> Iterator[None]:
     with run_lock(output):
         if resume is False:
             set_aside(output)
+        yield
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the run folder, which is made if need be, for this process."""
+    with folder_lock(make_folder(folder, "output"), LOCK, stays=True):
         yield
 
 

@@ -20,12 +20,12 @@ import torch
 from xlm.atomic import write_text
 from xlm.data.vocabulary import load_vocabulary
 from xlm.errors import ConfigError, OutputError
+from xlm.folders import atomic_folder
 from xlm.training.building import language_ids, make_model, open_corpus
 from xlm.training.evaluate import LanguageScore, Validation, summary
-from xlm.training.files import atomic_folder, run_lock
 from xlm.training.optim import rate_factor
 from xlm.training.outcome import Ended, stopped
-from xlm.training.output import check_finished, set_aside
+from xlm.training.output import check_finished, run_lock, set_aside
 from xlm.training.recipe import Recipe, changed_fields
 from xlm.training.report import Reporter
 from xlm.training.runtime import Processes, Signals, choose_device, processes, use_bf16

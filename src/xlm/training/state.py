@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from xlm.errors import CheckpointError, OutputError
+from xlm.folders import atomic_folder, remove_folder, verify_folder
 from xlm.hub import TOKENIZER_FILES
-from xlm.training.files import atomic_folder, remove_folder, verify_folder
 from xlm.training.runtime import Processes
 from xlm.training.sharding import SHARDS, fill, is_cut, load_shards, plain_class, save_shards
 from xlm.training.steps import Cursor

@@ -24,10 +24,10 @@ from xlm.data.vocabulary import folder_fingerprint
 from xlm.errors import ConfigError
 from xlm.families.auto import AutoConfig
 from xlm.families.encoder_decoder import EncoderDecoderConfig
+from xlm.folders import atomic_folder
 from xlm.hub import resolve
 from xlm.tasks.translate import Sentences
 from xlm.tokenizers import AutoTokenizer
-from xlm.training.files import atomic_folder
 from xlm.training.finetune_best import best_folder, check_metric
 from xlm.training.finetune_loop import Outcome, Work, conduct
 from xlm.training.finetune_recipe import model_path

@@ -365,16 +365,15 @@ def save(
     config.architectures = [type(model).__name__.removeprefix("Flax")]
     leaves = [leaf for _, leaf in flatten(state)]
     config.torch_dtype = str(leaves[0].dtype)
-    text = config.to_json_string()
+    beside = {"config.json": config.to_json_string()}
     published = list(slots.published(state))
     if safe:
         named = ((s.theirs, stored) for s, stored in published)
-        save_safetensors(folder, named, {"format": "pt"}, max_shard_size, variant)
+        save_safetensors(folder, named, {"format": "pt"}, max_shard_size, variant, beside)
     else:
         kernels = {s.nested: stored.transposed() if s.transposed else stored for s, stored in published}
-        save_msgpack(folder / with_variant(FLAX_WEIGHTS, variant), unflatten(kernels))
+        save_msgpack(folder / with_variant(FLAX_WEIGHTS, variant), unflatten(kernels), beside)
         remove_safetensors(folder, variant)
-    write_text(folder / "config.json", text)
     if not (folder / "README.md").exists():
         from xlm.checkpoints.card import model_card
 

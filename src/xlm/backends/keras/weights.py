@@ -317,9 +317,9 @@ def save(model: Any, folder: Path, max_shard_size: int | str, safe: bool, varian
     config = model.config
     config.architectures = [type(model).__name__.removeprefix("TF")]
     config.torch_dtype = model.variable_dtype
-    text = config.to_json_string()
+    beside = {"config.json": config.to_json_string()}
     if safe:
-        save_safetensors(folder, published_tensors(model), {"format": "pt"}, max_shard_size, variant)
+        save_safetensors(folder, published_tensors(model), {"format": "pt"}, max_shard_size, variant, beside)
     else:
         from xlm.checkpoints.foreign.h5_out import save_h5
 
@@ -328,8 +328,8 @@ def save(model: Any, folder: Path, max_shard_size: int | str, safe: bool, varian
             model.family,
             published_tensors(model),
             model.trunk() is model,
+            beside,
         )
         remove_safetensors(folder, variant)
-    write_text(folder / "config.json", text)
     if not (folder / "README.md").exists():
         write_text(folder / "README.md", model_card(config, model.num_parameters(), []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,20 @@ from xlm.families.registry import Family
 _LARGEST = 64_000  # bytes of one attribute; HDF5 allows 64 KiB with its header
 
 
-def save_h5(path: Path, family: Family, tensors: Iterable[tuple[str, np.ndarray | Stored]], base: bool = False) -> None:
+def save_h5(
+    path: Path,
+    family: Family,
+    tensors: Iterable[tuple[str, np.ndarray | Stored]],
+    base: bool = False,
+    beside: Mapping[str, str] | None = None,
+) -> None:
     """Write tensors under their TensorFlow names; the file appears when it is whole.
 
     Args:
         path: the file to replace.
         tensors: published name -> tensor; bfloat16, which HDF5 lacks, becomes float32.
         base: of a model without a head, whose published names lack the encoder's prefix.
+        beside: name -> text of further files of the folder (``config.json``), which are replaced together with the weights.
 
     Raises:
         MissingExtraError: the package ``h5py`` is not installed.
@@ -36,7 +43,7 @@ def save_h5(path: Path, family: Family, tensors: Iterable[tuple[str, np.ndarray 
         raise MissingExtraError("writing tf_model.h5", "h5py", "convert") from error
     model = f"tf_{family.class_prefix.lower()}"
     layers: dict[str, list[str]] = {}
-    with replacing(path) as stream, h5py.File(stream, "w") as file:
+    with replacing(path, beside=beside) as stream, h5py.File(stream, "w") as file:
         for name, tensor in tensors:
             stored = tensor if isinstance(tensor, Stored) else Stored.of(tensor)
             match = to_tf(f"{family.theirs_prefix}.{name}" if base else name, len(stored.shape))

@@ -21,8 +21,10 @@ _ARRAY = 1
 _PIECE = 2**30
 
 
-def save_msgpack(path: Path, tree: Mapping[str, Any]) -> Path:
+def save_msgpack(path: Path, tree: Mapping[str, Any], beside: Mapping[str, str] | None = None) -> Path:
     """Write a nested dictionary of :class:`Stored` tensors, one tensor in memory at a time; all or nothing.
+
+    ``beside``: name -> text of further files of the folder (``config.json``), which are replaced together with the weights.
 
     Raises:
         OutputError: the file cannot be written; what was there before is intact.
@@ -30,7 +32,7 @@ def save_msgpack(path: Path, tree: Mapping[str, Any]) -> Path:
     """
     total = _bytes(tree, "")
     need_space(path.parent, total, total)
-    with replacing(path, total) as stream:
+    with replacing(path, total, beside) as stream:
         _write_map(stream, tree)
     return path
 

@@ -31,6 +31,7 @@ from xlm.data.corpora.tokens import assemble
 from xlm.data.store import TokenStore, file_digest
 from xlm.data.vocabulary import Vocabulary, load_vocabulary
 from xlm.errors import ConfigError, DataError, MissingExtraError, OutputError
+from xlm.locks import folder_lock
 
 FORMAT = 1
 CORPUS_FILE = "corpus.json"
@@ -68,7 +69,7 @@ def build_corpus(
         MissingExtraError: without the extra ``corpus``.
     """
     out = atomic.make_folder(options.out, "out")
-    with atomic.folder_lock(out, ".building.lock"):
+    with folder_lock(out, ".building.lock"):
         prepared = prepare(options, overwrite=overwrite)
         if prepared.built is not None:
             return Built(out, prepared.built, True)
