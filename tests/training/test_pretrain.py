@@ -187,7 +187,7 @@ def test_a_full_disk_is_survived_and_leaves_nothing(toy: Toy, tmp_path: Path, mo
 
 def test_an_unwritable_output_folder_is_named(toy: Toy, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="run folder cannot be written"):
+    with pytest.raises(OutputError, match=r"output=.*run. cannot be made"):
         run(toy(), output=tmp_path / "file" / "run")
 
 
