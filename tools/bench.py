@@ -56,6 +56,7 @@ def steps(data: Path, out: Path, references: Path) -> dict[str, Step]:
         "big_models": Step([("write", "xl", xl), ("compare", xl)], packages=["transformers"], gigabytes=16),
         "dilution": Step([(*given, "--out", out / "dilution")], [data / "pretrain", data / "classify" / "sib200"]),
         "encode": Step([("--folder", out / "encode")]),
+        "encode_gpu": Step([("--json", out / "encode_gpu.json", "--plot", out / "encode_gpu.png")]),
         "finetune_vs_trainer": Step(
             [
                 (

@@ -283,8 +283,8 @@ class Engine(Answers, LongTexts, Translates):
         rows = [text.ids for text in masked]
         for members, _, (ids, shares) in self._scored(rows, [text.positions for text in masked], best):
             ends = np.cumsum([len(masked[index].positions) for index in members])[:-1]
-            for index, *parts in zip(members, np.split(ids, ends), np.split(shares, ends), strict=True):
-                answers = fill.described(masked[index], *parts, vocabulary)
+            for index, best_ids, of_each in zip(members, np.split(ids, ends), np.split(shares, ends), strict=True):
+                answers = fill.described(masked[index], best_ids, of_each, vocabulary)
                 found[index] = {"text": masked[index].text, "masks": answers}
         return marked(found, self._were_cut(texts, [len(text.ids) for text in masked])) if truncate else found
 
