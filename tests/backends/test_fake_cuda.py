@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -222,3 +223,23 @@ def test_heads_keep_their_width_where_the_kernel_has_none(monkeypatch: pytest.Mo
         model = on_gpu(tiny.MODELS[1], torch.float16)
         assert "compute capability 7.5" in model.computed_by
         assert model.states(packed(tiny.MODELS[1])).device == CUDA
+
+
+@torch.no_grad()
+def test_the_forward_of_a_training_step_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without autograd and autocast, which need a driver."""
+    from xlm.training.objectives import mean_pool, to_batch
+    from xlm.training.steps import MicroBatch
+
+    lengths = [4, 5, 4]
+    ids, chosen = np.full(13, 5), np.array([1, 6, 11])
+    micro = MicroBatch("mlm", ids, lengths, ["none"] * 3, chosen, ids[:3], ids * 0)
+    for head in tiny.ONE_A_FAMILY:
+        with fake_cuda(monkeypatch) as copies:
+            model = moved(head.cls(tiny.config(head)).train())
+            copies.waits.clear()
+            positions = upload(torch.from_numpy(micro.positions), CUDA)
+            logits = model.lm_logits(model.states(to_batch(micro, model.spec), positions))
+            pooled = mean_pool(model.states(to_batch(micro, model.spec)), lengths)
+            assert logits.device == pooled.device == CUDA and len(logits) == len(pooled) == 3
+            assert copies.waits == copies.down == []

@@ -60,7 +60,7 @@ def test_the_masked_loss_is_the_models_own(builder: StepBuilder, tiny_model: Pat
     expected = reference(input_ids=ids, labels=labels.view_as(ids)).loss
     expected.backward()
     monkeypatch.setattr(objectives, "LOGIT_ELEMENTS", 640 * 3)  # three rows at a time
-    states = ours.states(to_batch(micro, ours.spec, CPU), torch.from_numpy(micro.positions))
+    states = ours.states(to_batch(micro, ours.spec), torch.from_numpy(micro.positions))
     loss, result = masked_loss(ours, states, micro, 1 / len(micro.targets))
     loss.backward()
     assert result.loss / result.count == pytest.approx(float(expected.detach()), rel=1e-5)
@@ -74,7 +74,7 @@ def test_pairs_are_pooled_and_scored_as_documented(builder: StepBuilder, tiny_mo
     assert micro.pairs is not None
     model = model_of(tiny_model)
     with torch.no_grad():
-        states = model.states(to_batch(micro, model.spec, CPU))
+        states = model.states(to_batch(micro, model.spec))
         pooled = mean_pool(states, micro.lengths)
         parts = states.split(micro.lengths)
         torch.testing.assert_close(pooled, torch.stack([part.mean(0) for part in parts]))

@@ -425,7 +425,7 @@ def test_a_translation_can_be_read_again_and_is_as_long_as_its_own_text_says(
         back = translated(made.model, made.sentences, there, "fr", "en", num_beams=1)
         assert {len(ids) for ids in back} == {38}
         (one,) = made._passes(next(job for job in made.jobs if job.kind == "bt"), 0)
-        assert max(one.source.lengths) == 40 and np.isfinite(made._backward(one, 1.0).loss)
+        assert max(one.source.lengths) == 40 and np.isfinite(float(made._backward(one, 1.0).loss))
         assert asked[-1]["do_sample"] and asked[-1]["top_k"] == 0  # of all tokens
         short = translated(made.model, made.sentences, texts, "en", "fr", 1.3, 5, num_beams=1)
     assert [len(ids) for ids in short] == [int(1.3 * (len(ids) + 2)) + 5 for ids in texts]

@@ -81,9 +81,7 @@ class Validation:
             if model.spec.num_languages and language not in self._known:
                 continue
             with torch.no_grad():
-                rows_MH = model.states(
-                    to_batch(micro, model.spec, device), torch.from_numpy(micro.positions).to(device)
-                )
+                rows_MH = model.states(to_batch(micro, model.spec), torch.from_numpy(micro.positions).to(device))
                 logits_MV = model.lm_logits(rows_MH).float()
             targets = torch.from_numpy(micro.targets).to(device)
             loss = float(functional.cross_entropy(logits_MV, targets))
@@ -98,7 +96,7 @@ class Validation:
         for language, (micro, texts, translations) in self._pairs.items():
             with torch.no_grad():
                 pooled = functional.normalize(
-                    mean_pool(model.states(to_batch(micro, model.spec, device)), micro.lengths), dim=-1
+                    mean_pool(model.states(to_batch(micro, model.spec)), micro.lengths), dim=-1
                 )
             similarity: Tensor = pooled[torch.from_numpy(texts)] @ pooled[torch.from_numpy(translations)].T
             wanted = torch.arange(len(texts), device=similarity.device)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xlm.backends.torch.packed import head_scores, rows_read
+from xlm.backends.torch.transfer import upload
 from xlm.batches.batch import Batch
 from xlm.batches.masking import Masked, corrupt, eligible_tokens, ordinary_ids, select_per_sequence
 from xlm.data.random import keyed
@@ -35,11 +36,12 @@ HELD_OUT = "held out"
 
 @dataclass(frozen=True)
 class Loss:
-    """``scaled`` carries the gradient; ``sum`` is the loss, unscaled, and ``correct`` the hits of ``count`` predictions."""
+    """``scaled`` carries the gradient; ``sum`` is the loss, unscaled, and ``correct`` the hits of ``count`` predictions: both
+    numbers, or tensors of one number, which are read when the work of a step has been handed to the device."""
 
     scaled: Tensor
-    sum: float
-    correct: int
+    sum: Tensor | float
+    correct: Tensor | int
     count: int
 
 
@@ -94,11 +96,12 @@ class Head:
     def states(self, batch: Packed, rows: Tensor | None = None) -> Tensor:
         """Last hidden states (tokens, hidden), or of ``rows`` alone, which spares the last layer the others."""
         ids = batch.ids if batch.masked is None else batch.masked.ids
-        languages = None if batch.languages is None else self._tensor(batch.languages)
-        return self.model.states(Batch.packed(self._tensor(ids), batch.lengths, languages=languages), rows)
+        languages = None if batch.languages is None else torch.from_numpy(batch.languages)
+        # On the host, where the model checks them.
+        return self.model.states(Batch.packed(torch.from_numpy(ids), batch.lengths, languages=languages), rows)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        return upload(torch.from_numpy(array), self.device)
 
     def _head(self, batch: Packed) -> Tensor:
         """The head's scores in float32, in the packed order of rows or tokens."""
@@ -116,9 +119,9 @@ class Head:
             scaled, result = masked_loss(self.model, rows_MH, micro, scale)
             return Loss(scaled, result.loss, result.correct, result.count)
         total, correct = self._loss(batch)
-        return Loss(total * scale, float(total.detach()), correct, self.count(batch))
+        return Loss(total * scale, total.detach(), correct, self.count(batch))
 
-    def _loss(self, batch: Packed) -> tuple[Tensor, int]:
+    def _loss(self, batch: Packed) -> tuple[Tensor, Tensor | int]:
         if isinstance(self.task, Embed):
             return self._contrast(self.states(batch), batch)
         scores = self._head(batch)
@@ -134,46 +137,45 @@ class Head:
             return self._values(rows, batch)
         return self._classes(rows, np.asarray(batch.targets))
 
-    def _classes(self, scores: Tensor, targets: NDArray[np.int64]) -> tuple[Tensor, int]:
-        wanted = torch.from_numpy(targets).to(self.device)
+    def _classes(self, scores: Tensor, targets: NDArray[np.int64]) -> tuple[Tensor, Tensor | int]:
+        wanted = self._tensor(targets)
         loss = functional.cross_entropy(scores, wanted, self._weights, ignore_index=IGNORED, reduction="sum")
-        return loss, int((scores.detach().argmax(-1) == wanted).sum())
+        return loss, (scores.detach().argmax(-1) == wanted).sum()
 
-    def _values(self, scores: Tensor, batch: Packed) -> tuple[Tensor, int]:
-        wanted = torch.tensor(np.asarray(batch.targets, np.float32), device=self.device).view(len(scores), -1)
+    def _values(self, scores: Tensor, batch: Packed) -> tuple[Tensor, Tensor | int]:
+        wanted = self._tensor(np.asarray(batch.targets, np.float32)).view(len(scores), -1)
         if isinstance(self.task, Classify) and self.task.problem == "regression":
             return functional.mse_loss(scores, wanted, reduction="sum"), 0
         each = functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
         if self._weights is not None:
             each = each * self._weights
         right = ((scores.detach() > 0) == (wanted >= 0.5)).all(-1).sum()
-        return each.mean(-1).sum(), int(right)
+        return each.mean(-1).sum(), right
 
-    def _choices(self, rows: Tensor, batch: Packed) -> tuple[Tensor, int]:
-        total, correct = rows.new_zeros(()), 0
+    def _choices(self, rows: Tensor, batch: Packed) -> tuple[Tensor, Tensor | int]:
+        total = rows.new_zeros(())
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for item, of in zip(batch.items, rows[:, 0].split([len(item.rows) for item in batch.items]), strict=True):
-            wanted = torch.tensor(item.target, device=self.device)
+            wanted = self._tensor(np.asarray(item.target))
             total = total + functional.cross_entropy(of, wanted)
-            correct += int(of.detach().argmax()) == item.target
+            correct += of.detach().argmax() == wanted
         return total, correct
 
-    def _ends(self, scores: Tensor, batch: Packed) -> tuple[Tensor, int]:
+    def _ends(self, scores: Tensor, batch: Packed) -> tuple[Tensor, Tensor | int]:
         """Each end's token competes with those of its own row."""
         total = scores.new_zeros(())
-        right = np.ones(len(batch.items), bool)
+        right = torch.ones(len(batch.items), dtype=torch.bool, device=self.device)
         for side in (0, 1):
             # Rows as columns of a rectangle whose rest cannot be chosen.
             wide = scores.new_full((len(batch.lengths), max(batch.lengths)), -torch.inf)
-            inside = torch.arange(wide.shape[1], device=self.device) < torch.tensor(
-                batch.lengths, device=self.device
-            ).view(-1, 1)
+            lengths = self._tensor(np.asarray(batch.lengths)).view(-1, 1)
+            inside = torch.arange(wide.shape[1], device=self.device) < lengths
             wide = wide.masked_scatter(inside, scores[:, side])
-            rows = wide[torch.from_numpy(batch.place).to(self.device)]
-            targets = np.asarray([item.target[side] for item in batch.items])
-            wanted = torch.from_numpy(targets).to(self.device)
+            rows = wide[self._tensor(batch.place)]
+            wanted = self._tensor(np.asarray([item.target[side] for item in batch.items]))
             total = total + functional.cross_entropy(rows, wanted, reduction="sum") / 2
-            right &= rows.detach().argmax(-1).cpu().numpy() == targets
-        return total, int(right.sum())
+            right &= rows.detach().argmax(-1) == wanted
+        return total, right.sum()
 
     def _pooled(self, states_TH: Tensor, batch: Packed) -> Tensor:
         assert isinstance(self.task, Embed)
@@ -181,12 +183,12 @@ class Head:
             rows = mean_pool(states_TH, batch.lengths)
         elif self.task.pooling == "cls":
             starts = np.cumsum([0, *batch.lengths[:-1]])
-            rows = states_TH.index_select(0, torch.from_numpy(starts).to(self.device)).float()
+            rows = states_TH.index_select(0, self._tensor(starts)).float()
         else:
             raise InputError(f"pooling is {self.task.pooling!r}: embeddings are trained with mean or cls")
-        return rows.index_select(0, torch.from_numpy(batch.place).to(self.device))
+        return rows.index_select(0, self._tensor(batch.place))
 
-    def _contrast(self, states_TH: Tensor, batch: Packed) -> tuple[Tensor, int]:
+    def _contrast(self, states_TH: Tensor, batch: Packed) -> tuple[Tensor, Tensor | int]:
         """InfoNCE, both ways: each text must find its partner among those of the batch and the negatives; twins of the
         partner do not count as wrong."""
         assert isinstance(self.task, Embed)
@@ -195,22 +197,22 @@ class Head:
         others = np.setdiff1d(np.arange(len(vectors)), np.concatenate([firsts, firsts + 1]))
         keys = [row.tobytes() for item in batch.items for row in item.rows]
         candidates = np.concatenate([firsts + 1, others])
-        texts = vectors[torch.from_numpy(firsts).to(self.device)]
-        partners = vectors[torch.from_numpy(candidates).to(self.device)]
+        texts = vectors[self._tensor(firsts)]
+        partners = vectors[self._tensor(candidates)]
         similarity = texts @ partners.T / self.task.temperature
         size = len(firsts)
         twins = np.asarray([[keys[a + 1] == keys[b] or keys[a] == keys[b] for b in candidates] for a in firsts])
         twins[np.arange(size), np.arange(size)] = False
         same = np.asarray([[keys[a] == keys[b] for b in firsts] for a in firsts]) & ~np.eye(size, dtype=bool)
         twins[:, :size] |= same
-        similarity = similarity.masked_fill(torch.from_numpy(twins).to(self.device), -torch.inf)
+        similarity = similarity.masked_fill(self._tensor(twins), -torch.inf)
         wanted = torch.arange(size, device=self.device)
         back = similarity[:, :size].T
         loss = (
             functional.cross_entropy(similarity, wanted, reduction="sum")
             + functional.cross_entropy(back, wanted, reduction="sum")
         ) / 2
-        return loss, int((similarity.detach().argmax(-1) == wanted).sum())
+        return loss, (similarity.detach().argmax(-1) == wanted).sum()
 
     def _predictions(self, batch: Packed, *key: int | str) -> Masked:
         """What a language model predicts: masked tokens, or every token at the place before it."""

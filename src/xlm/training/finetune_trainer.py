@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from xlm.data.random import torch_seed
 from xlm.training.cpu import make_fast
@@ -82,12 +83,14 @@ class FineTuner:
             for place, items in enumerate(self.head.passes(mine, limit))
         ]
         (count,) = self.group.sum([sum(self.head.count(batch) for batch in batches)])
-        loss = correct = 0.0
+        found: list[tuple[Tensor | float, Tensor | int]] = []
         for batch in batches:
             with self._autocast():
                 made = self.head.loss(batch, 1.0 / max(count, 1))
             made.scaled.backward()
-            loss, correct = loss + made.sum, correct + made.correct
+            found.append((made.sum, made.correct))
+        # Read when all is handed to the device: else it would wait for the host before every backward pass.
+        loss, correct = (sum(float(pair[side]) for pair in found) for side in (0, 1))
         self.group.sum_gradients(self.parameters)
         norm = gradient_norm(self.parameters)
         loss, correct = self.group.sum([loss, correct])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xlm.backends.torch.transfer import host_tensor, upload
 from xlm.batches.batch import Batch
 from xlm.batches.packing import sequence_ids
 from xlm.families.spec import EncoderSpec
@@ -24,19 +25,20 @@ LOGIT_ELEMENTS = 1 << 26  # logits held at a time: 256 MiB in fp32
 
 @dataclass(frozen=True)
 class Result:
-    """``loss`` and ``correct`` are sums over ``count`` predictions."""
+    """``loss`` and ``correct`` are sums over ``count`` predictions: numbers, or tensors of one number, which are read when the
+    work of a step has been handed to the device."""
 
-    loss: float
-    correct: int
+    loss: Tensor | float
+    correct: Tensor | int
     count: int
 
 
-def to_batch(micro: MicroBatch, spec: EncoderSpec, device: torch.device) -> Batch:
-    """The micro-batch's rows as the encoder's packed input."""
+def to_batch(micro: MicroBatch, spec: EncoderSpec) -> Batch:
+    """The micro-batch's rows as the encoder's packed input, on the host: the model checks them there and takes them over."""
     positions = None if micro.position_ids is None else micro.position_ids + spec.position_offset
 
     def tensor(array: Any) -> Tensor | None:
-        return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
+        return None if array is None else torch.from_numpy(array)
 
     return Batch.packed(
         tensor(micro.ids),
@@ -54,7 +56,7 @@ def masked_loss(model: Any, rows_MH: Tensor, micro: MicroBatch, scale: float) ->
     leaf's: the same numbers as one big backward, without its memory.
     """
     device = rows_MH.device
-    targets = torch.from_numpy(micro.targets).to(device)
+    targets = upload(torch.from_numpy(micro.targets), device)
     leaf_MH = rows_MH.detach().requires_grad_()
     size = max(LOGIT_ELEMENTS // int(model.config.vocab_size), 1)
     decoder = model.get_output_embeddings()
@@ -74,7 +76,7 @@ def masked_loss(model: Any, rows_MH: Tensor, micro: MicroBatch, scale: float) ->
         loss, correct = _chunked_loss(model, leaf_MH, targets, scale, size)
         assert leaf_MH.grad is not None
         gradient_MH = leaf_MH.grad
-    result = Result(float(loss), int(correct), len(micro.targets))
+    result = Result(loss, correct, len(micro.targets))
     return (rows_MH.float() * gradient_MH.float()).sum(), result
 
 
@@ -93,10 +95,10 @@ def _chunked_loss(model: Any, leaf_MH: Tensor, targets: Tensor, scale: float, si
 
 def mean_pool(states_NH: Tensor, lengths: list[int]) -> Tensor:
     """The mean state of every row, special tokens included: (rows, H), in fp32."""
-    rows = torch.from_numpy(sequence_ids(lengths)).to(states_NH.device)
+    rows = upload(torch.from_numpy(sequence_ids(lengths)), states_NH.device)
     total = torch.zeros(len(lengths), states_NH.shape[1], device=states_NH.device, dtype=torch.float32)
     total = total.index_add(0, rows, states_NH.float())
-    return total / torch.tensor(lengths, device=states_NH.device, dtype=torch.float32)[:, None]
+    return total / upload(host_tensor(lengths, torch.float32), states_NH.device)[:, None]
 
 
 def contrastive_loss(states_NH: Tensor, micro: MicroBatch, temperature: float) -> tuple[Tensor, Result]:
@@ -104,12 +106,12 @@ def contrastive_loss(states_NH: Tensor, micro: MicroBatch, temperature: float) -
     assert micro.pairs
     device = states_NH.device
     pooled = functional.normalize(mean_pool(states_NH, micro.lengths), dim=-1)
-    texts = pooled[torch.from_numpy(micro.pairs.texts).to(device)]
-    translations = pooled[torch.from_numpy(micro.pairs.translations).to(device)]
+    texts = pooled[upload(torch.from_numpy(micro.pairs.texts), device)]
+    translations = pooled[upload(torch.from_numpy(micro.pairs.translations), device)]
     similarity = texts @ translations.T / temperature
-    similarity = similarity.masked_fill(torch.from_numpy(micro.pairs.duplicates).to(device), float("-inf"))
+    similarity = similarity.masked_fill(upload(torch.from_numpy(micro.pairs.duplicates), device), float("-inf"))
     wanted = torch.arange(len(texts), device=device)
     loss = 0.5 * sum(functional.cross_entropy(s, wanted, reduction="sum") for s in (similarity, similarity.T))
     assert isinstance(loss, Tensor)
     correct = (similarity.detach().argmax(-1) == wanted).sum()
-    return loss, Result(float(loss.detach()), int(correct), len(texts))
+    return loss, Result(loss.detach(), correct, len(texts))

@@ -20,9 +20,11 @@ BUCKET = 1 << 24  # elements of the gradients that are summed over processes at 
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is this process's GPU, or the CPU where there is none."""
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    """``auto`` and ``cuda`` are this process's GPU; ``auto`` is the CPU where there is none."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    elif name == "auto":
+        name = "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -37,7 +39,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = getattr(torch, "cpu", None)
     return any(bool(getattr(cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xlm.atomic import write_text
+from xlm.backends.torch.transfer import upload
 from xlm.data.random import torch_seed
 from xlm.errors import XLMError
 from xlm.training.cpu import make_fast
@@ -147,8 +148,8 @@ class Trainer:
         # On a CPU the operations know what to compute in bf16, see `xlm.training.cpu`.
         plain = self._fast is None and not self.sharded
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16 and plain):
-            batch = to_batch(micro, self.model.spec, self.device)
-            positions = torch.from_numpy(micro.positions).to(self.device)
+            batch = to_batch(micro, self.model.spec)
+            positions = upload(torch.from_numpy(micro.positions), self.device)
             if micro.pairs:
                 states_NH = self.model.states(batch)
                 rows_MH = states_NH.index_select(0, positions)
@@ -181,7 +182,9 @@ class Trainer:
     def _summary(self, results: dict[str, list[Result]]) -> dict[str, float]:
         names = [*self._weights, "mlm_pairs"]
         flat = [
-            sum(getattr(r, field) for r in results[name]) for name in names for field in ("loss", "correct", "count")
+            sum(float(getattr(r, field)) for r in results[name])
+            for name in names
+            for field in ("loss", "correct", "count")
         ]
         summed = self.group.sum(flat)
         record: dict[str, float] = {}

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from xlm.backends.torch import seq2seq
 from xlm.batches.batch import Batch
@@ -167,14 +166,13 @@ class Translator:
             torch.manual_seed(torch_seed(self.recipe.seed, "round", number, str(job), self.group.rank))
             made = self._passes(job, number)
             (count,) = self.group.sum([sum(len(one.wanted) for one in made)])
-            total = Result(0.0, 0, 0)
-            for one in made:
-                result = self._backward(one, weight / max(count, 1))
-                total = Result(total.loss + result.loss, total.correct + result.correct, total.count + result.count)
-            loss, correct = self.group.sum([total.loss, total.correct])
+            results = [self._backward(one, weight / max(count, 1)) for one in made]
+            loss, correct = self.group.sum(
+                [sum(float(r.loss) for r in results), sum(float(r.correct) for r in results)]
+            )
             record[f"loss_{job}"], record[f"right_{job}"] = loss / max(count, 1), correct / max(count, 1)
             norms.append(self._update(job, number, done, record[f"loss_{job}"]))
-            tokens += total.count
+            tokens += sum(result.count for result in results)
         record["gradient"] = max(norms, default=0.0)
         return record, tokens
 
@@ -228,12 +226,8 @@ class Translator:
 
     def _batch(self, rows: Rows) -> Batch:
         languages = rows.languages
-        return Batch.packed(
-            self._tensor(rows.ids), rows.lengths, languages=None if languages is None else self._tensor(languages)
-        )
-
-    def _tensor(self, array: Ids) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        ids, spoken = torch.from_numpy(rows.ids), None if languages is None else torch.from_numpy(languages)
+        return Batch.packed(ids, rows.lengths, languages=spoken)  # on the host, where the model checks them
 
     def _update(self, job: Job, number: int, done: float, loss: float) -> float:
         """Sum, check and clip the gradients, and take the optimizer's step; their norm."""
