@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 
 import toytasks
 import xlm
+import xlm.pauses
 from xlm.serving.app import create_app
 from xlm.serving.settings import Settings
 
@@ -209,3 +212,23 @@ def test_scores_that_are_not_finite_are_a_fault_of_the_server(
         assert answer.status_code == 500
         told = answer.json()
         assert "weights are damaged" in told.pop("error") and told == {"error_type": "server_error", "param": None}
+
+
+def test_a_long_text_is_tokenized_no_further_than_somebody_waits(
+    engines: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause, pauses = xlm.pauses.pause, []
+
+    def slowly() -> None:
+        pauses.append(1)
+        time.sleep(0.02)
+        pause()
+
+    with running({"tag": xlm.load(engines["tag"].name)}, Settings(threads=1)) as address:
+        with monkeypatch.context() as patch:
+            patch.setattr("xlm.pauses.PIECE", 100)
+            patch.setattr("xlm.pauses.pause", slowly)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(address + "/tag", json={"inputs": "Ana was in Rome. " * 20_000}, timeout=0.5)
+            assert post(address, "/tag", inputs="Ana was in Rome.").status_code == 200  # by the only thread
+        assert 0 < len(pauses) < 1000  # of more than 3000

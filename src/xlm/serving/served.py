@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xlm.errors import InputError
+from xlm.pauses import asked
 from xlm.serving.errors import Refused
 from xlm.serving.settings import Settings
 from xlm.serving.tickets import Abandoned, Overloaded, Ticket, current_ticket
@@ -172,7 +173,8 @@ class Desk:
                 raise Abandoned("nobody waits for the answer any more")
             current_ticket.set(ticket)
             try:
-                return call()
+                with asked(still_wanted):
+                    return call()
             finally:
                 current_ticket.set(None)
 

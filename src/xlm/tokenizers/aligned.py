@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
+from xlm.pauses import pause
+
 _GROUP = re.compile(r"\\(\d)")
 
 
@@ -38,6 +40,7 @@ class Aligned:
         return (self.spans[-1][1], self.spans[-1][1]) if self.spans else (0, 0)
 
     def sub(self, pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str]) -> Aligned:
+        pause()
         text: list[str] = []
         spans: list[tuple[int, int]] = []
         done = 0
@@ -79,6 +82,7 @@ class Aligned:
 
     def each(self, change: Callable[[str], str]) -> Aligned:
         """Every character replaced by what ``change`` makes of it."""
+        pause()
         new = [change(char) for char in self.text]
         return Aligned("".join(new), [s for part, s in zip(new, self.spans, strict=True) for _ in part])
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from xlm.errors import InputError
+from xlm.pauses import in_pieces
 from xlm.tokenizers.encoding import BatchEncoding, Encoding, Span
 from xlm.tokenizers.options import Options, TruncationStrategy
 from xlm.tokenizers.prepare import Preparation
@@ -44,7 +45,7 @@ class Assembly(Preparation):
             (self._shape(a, options, texts), None if b is None else self._shape(b, options, texts)) for a, b in items
         ]
         self._check_sizes(texts)
-        ids_of = self._content(texts, **rest) if texts else []
+        ids_of = [ids for low, high in in_pieces(texts) for ids in self._content(texts[low:high], **rest)]
         sides = [(self._ids(a, ids_of), None if b is None else self._ids(b, ids_of)) for a, b in shapes]
         plans = [self._plan(len(a), None if b is None else len(b), options) for a, b in sides]
         details: list[tuple[Detail, Detail | None]] | None = None
@@ -52,7 +53,7 @@ class Assembly(Preparation):
         def rows() -> list[Encoding]:
             nonlocal details
             if details is None:
-                done = self._details(texts, **rest)
+                done = [one for low, high in in_pieces(texts) for one in self._details(texts[low:high], **rest)]
                 details = [(_detail(a, done), None if b is None else _detail(b, done)) for a, b in shapes]
             return self._encodings(details, plans, options)
 
@@ -87,6 +88,21 @@ class Assembly(Preparation):
         """The same with offsets."""
         return None
 
+    @staticmethod
+    def _in_pieces(
+        texts: list[str], finish: Callable[..., Finished | None], options: dict[str, Any]
+    ) -> Finished | None:
+        """``finish(texts)``, piece by piece where they are long."""
+        rows: list[list[int]] = []
+        offsets: list[list[Span]] = []
+        for low, high in in_pieces(texts):
+            finished = finish(texts[low:high], **options)
+            if finished is None:
+                return None
+            rows += finished[0]
+            offsets += finished[1] or []
+        return rows, offsets if len(offsets) == len(rows) else None
+
     def _plain_rows(
         self,
         ids: list[list[int]],
@@ -98,7 +114,9 @@ class Assembly(Preparation):
         lengths = [len(row) for row in ids]
 
         def rows() -> list[Encoding]:
-            details: list[tuple[Detail, Detail | None]] = [(row, None) for row in self._details(texts, **rest)]
+            details: list[tuple[Detail, Detail | None]] = [
+                (row, None) for low, high in in_pieces(texts) for row in self._details(texts[low:high], **rest)
+            ]
             return self._encodings(details, [Plan((0, len(d.ids)), None) for d, _ in details], options)
 
         data: dict[str, Any] = {"input_ids": ids}

@@ -153,7 +153,7 @@ class Tokenizer(Assembly, Decoding, Persistence):
         if self._plain_batch(settings) and set(map(type, batch_text_or_text_pairs)) == {str}:
             texts = list(batch_text_or_text_pairs)
             self._check_sizes(texts)
-            finished = self._spanned(texts, **rest) if settings.offsets_mapping else self._finished(texts, **rest)
+            finished = self._in_pieces(texts, self._spanned if settings.offsets_mapping else self._finished, rest)
             if finished is not None:
                 return self._plain_rows(*finished, texts, settings, rest)
         items: list[tuple[Any, Any]] = []

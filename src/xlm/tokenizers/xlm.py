@@ -17,6 +17,7 @@ import numpy as np
 from xlm import atomic
 from xlm.errors import CheckpointError, InputError
 from xlm.jsonfile import read_json
+from xlm.pauses import pause
 from xlm.tokenizers import moses
 from xlm.tokenizers.added import Segment
 from xlm.tokenizers.aligned import Aligned
@@ -283,6 +284,7 @@ class XLMTokenizer(Tokenizer):
                     number += 1
                     continue
                 for word in self._words(chunk, language, bypass_tokenizer):
+                    pause()
                     at = 0
                     for piece in self._bpe(word.text):
                         size = len(piece) - (len(END) if piece.endswith(END) else 0)
