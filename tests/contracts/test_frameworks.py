@@ -12,6 +12,7 @@ import torch
 
 import frameworks
 import tiny
+import xlm
 from xlm.checkpoints.published import to_theirs
 from xlm.errors import OutputError
 
@@ -234,3 +235,35 @@ def test_weights_and_config_change_together(
     assert len(before) == 3 and {path.name: path.read_bytes() for path in folder.iterdir()} == before
     model.save_pretrained(folder, safe_serialization=safe)
     assert '"temperature": 0.5' in (folder / "config.json").read_text("utf-8")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "name", ["XLMRobertaForCausalLM", pytest.param("XLMRobertaXLForCausalLM", marks=pytest.mark.slow)]
+)
+def test_embeddings_behind_a_cache_are_counted_as_the_reference_does(
+    framework: frameworks.Framework, name: str, tmp_path: Path
+) -> None:
+    """From the first place, in every framework; with ``position_ids`` a step is the full pass."""
+    head = next(head for head in tiny.HEADS if head.name == name)
+    if not hasattr(xlm, framework.prefix + name):
+        pytest.skip(f"{framework.name} has no {name}")
+    model = tiny.model(head)
+    model.save_pretrained(tmp_path)
+    ids = tiny.ids(head)
+    words = model.get_input_embeddings()(ids).detach()
+    places = tiny.pad_id(head.family) + 1 + torch.arange(4, ids.shape[1])[None].expand(len(ids), -1)
+    with torch.no_grad():
+        full = model(ids).logits[:, 4:]
+        step = {"inputs_embeds": words[:, 4:], "past_key_values": model(ids[:, :4], use_cache=True).past_key_values}
+        first = model(**step).logits
+        close(model(**step, position_ids=places).logits.numpy(), full, "torch")
+    assert (first - full).abs().max() > 1e-3
+    other = framework.load(head, tmp_path)
+    if framework.name == "flax":
+        past = other(ids[:, :4].numpy(), past_key_values=other.init_cache(*ids.shape)).past_key_values
+    else:
+        past = other(ids[:, :4].numpy(), use_cache=True).past_key_values
+    step = {"inputs_embeds": words[:, 4:].numpy(), "past_key_values": past}
+    close(np.asarray(other(**step).logits), first, framework.name)
+    close(np.asarray(other(**step, position_ids=places.numpy()).logits), full, framework.name)

@@ -155,7 +155,9 @@ class Trunk(nnx.Module):
             return _positions_in_segments(spec, call.input_ids, segments)
         if spec.positions_skip_padding and call.input_ids is not None:
             return positions_after_padding(jnp, call.input_ids, spec.pad_id, past)
-        return jnp.broadcast_to(spec.position_offset + past + jnp.arange(length), (batch, length))
+        # Where positions skip padding, the reference counts embeddings from the first place even with a past.
+        first = spec.position_offset + (0 if spec.positions_skip_padding else past)
+        return jnp.broadcast_to(first + jnp.arange(length), (batch, length))
 
     def _head_mask(self, mask: Array | None) -> Array | None:
         if mask is None:

@@ -207,7 +207,9 @@ class TrunkModel(TFPreTrainedModel):
             return self._rows("position_ids", call.position_ids, batch, total)
         if spec.positions_skip_padding and call.input_ids is not None:
             return positions_after_padding(tf, call.input_ids, spec.pad_id, past)
-        places = tf.range(spec.position_offset, spec.position_offset + total)
+        # Where positions skip padding, the reference counts embeddings from the first place even with a past.
+        first = spec.position_offset + (0 if spec.positions_skip_padding else past)
+        places = tf.range(first, first + total)
         return tf.tile(places[None], (batch, 1))
 
     @staticmethod
