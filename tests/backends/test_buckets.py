@@ -129,7 +129,8 @@ def test_every_release_of_the_kernel_is_told_its_way_where_to_look() -> None:
     def of_2_11(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, *, window_size: Any) -> Any:
         return window_size == (-1, 0)
 
-    for kernel in (of_2_10, of_2_11):
+    kernels: list[Any] = [of_2_10, of_2_11]
+    for kernel in kernels:
         looking = ops_cuda.how_to_look(kernel)
         assert [kernel(*[None] * 7, **looking(causal)) for causal in (False, True)] == [False, True]
     assert ops_cuda.how_to_look(varlen.varlen_attn)(True)
@@ -138,9 +139,31 @@ def test_every_release_of_the_kernel_is_told_its_way_where_to_look() -> None:
 @torch.no_grad()
 def test_joined_weights_are_held_once_and_stay_the_layers_own() -> None:
     model = tiny()
-    three = model.encoder.layer[0].attention.core
+    three: Any = model.encoder.layer[0].attention.core
     wanted = [layer.weight.clone() for layer in (three.query, three.key, three.value)]
     placement.use_gpu(model)
     own = [layer.weight for layer in (three.query, three.key, three.value)]
     assert len({weight.untyped_storage().data_ptr() for weight in own}) == 1
     assert all(torch.equal(one, other) for one, other in zip(own, wanted, strict=True))
+
+
+@torch.no_grad()
+def test_pre_norm_layers_in_float16_add_up_beyond_its_range() -> None:
+    torch.manual_seed(0)
+    config = xlm.XLMRobertaXLConfig(
+        vocab_size=300, hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=64,
+        max_position_embeddings=600, initializer_range=0.1,
+    )  # fmt: skip
+    model: Any = xlm.XLMRobertaXLModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+    for layer in model.encoder.layer:
+        layer.output.dense.bias.fill_(40_000.0)  # a float16, but no two of them
+        layer.output.dense.bias[::2] *= -1
+    batch = packed(1, 5, 5, 17, 2)
+    wanted = model.states(batch)
+    model = model.half()
+    assert not model.states(batch).isfinite().all()
+    placement.use_gpu(model)
+    found = model.states(batch)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), wanted, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(buckets.Bucketed(model, backend="eager")(batch).float(), wanted, atol=0.02, rtol=0.02)

@@ -1,6 +1,7 @@
 """The table of operations for GPUs: attention over packed sequences by PyTorch's own variable-length kernel.
 
-float16, bfloat16    flash attention over all sequences at once; softmax in float32 inside the kernel, norms in float32
+float16, bfloat16    flash attention over all sequences at once; softmax in float32 inside the kernel, norms in float32; in
+                     float16 pre-norm layers (XL) add up in float32
 float32              one dense call a run of equal lengths; so also where the kernel is not to be had: see `why_not_packed`
 """
 
@@ -48,10 +49,12 @@ class Cuda(Operations):
 
     Args:
         packed: whether the kernel is to be had.
+        wide: whether the sum that runs through all layers is float32: for pre-norm layers in float16, where no norm bounds it
+            before the last and it may grow past 65,504.
     """
 
-    def __init__(self, packed: bool = True) -> None:
-        self._packed = packed
+    def __init__(self, packed: bool = True, wide: bool = False) -> None:
+        self._packed, self._wide = packed, wide
         self._joined: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def join(self, model: nn.Module) -> None:
@@ -65,6 +68,17 @@ class Cuda(Operations):
             for layer, w, b in zip(three, weight.chunk(3), bias.chunk(3), strict=True):
                 layer.weight, layer.bias = nn.Parameter(w, requires_grad=False), nn.Parameter(b, requires_grad=False)
             self._joined[module.query] = weight, bias
+
+    def linear_add(self, module: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
+        made = dropout(self.linear(module, x))
+        return (made.float() if self._wide else made) + residual
+
+    def norm(self, module: nn.Module, x: Tensor) -> Tensor:
+        if not self._wide:
+            return super().norm(module, x)
+        assert isinstance(module, nn.LayerNorm)
+        weight, bias = module.weight.float(), module.bias.float()
+        return F.layer_norm(x.float(), module.normalized_shape, weight, bias, module.eps).to(module.weight.dtype)
 
     def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if query not in self._joined:

@@ -225,7 +225,9 @@ def use_gpu(model: PreTrainedModel) -> str | None:
 
     device = next(model.parameters()).device
     why = next((why for part in model.parts().values() if (why := why_not_packed(device, part.spec.head_size))), None)
-    ops = Cuda(packed=why is None)
+    specs = [part.spec for part in model.parts().values()]
+    unbounded = all(spec.norm_order == "pre" and spec.final_norm for spec in specs)
+    ops = Cuda(packed=why is None, wide=unbounded and next(model.parameters()).dtype == torch.float16)
     for part in model.parts().values():
         ops.join(part.encoder_host.encoder)
     if torch.cuda.is_initialized():
