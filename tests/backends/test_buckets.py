@@ -167,3 +167,17 @@ def test_pre_norm_layers_in_float16_add_up_beyond_its_range() -> None:
     assert found.dtype == torch.float16
     torch.testing.assert_close(found.float(), wanted, atol=0.02, rtol=0.02)
     torch.testing.assert_close(buckets.Bucketed(model, backend="eager")(batch).float(), wanted, atol=0.02, rtol=0.02)
+
+
+def test_doctor_says_how_a_gpu_attends(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xlm.cli.doctor import torch_facts
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0) if device.index else (7, 5))
+    assert torch_facts()["gpus"] == (
+        "GPU 0 (attention in runs of equal length: compute capability 7.5, the kernel needs 8.0), "
+        "GPU 1 (packed attention in bfloat16 and float16)"
+    )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert torch_facts()["gpus"] == "none"

@@ -87,9 +87,19 @@ def torch_facts() -> dict[str, object]:
     from xlm.backends.torch.ops_cpu import choices
 
     facts["engine"] = choices()
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    facts["gpus"] = ", ".join(names) if names else "none"
+    facts["gpus"] = ", ".join(gpu_state(index) for index in range(torch.cuda.device_count())) or "none"
     return facts
+
+
+def gpu_state(index: int) -> str:
+    """A GPU's name, and how `xlm.load` attends there with heads of the published models' width."""
+    import torch
+
+    from xlm.backends.torch.ops_cuda import why_not_packed
+
+    why = why_not_packed(torch.device("cuda", index), 64)
+    how = f"attention in runs of equal length: {why}" if why else "packed attention in bfloat16 and float16"
+    return f"{torch.cuda.get_device_name(index)} ({how})"
 
 
 def extra_state(packages: tuple[str, ...]) -> str:
