@@ -18,9 +18,10 @@ TEXTS = ["the film was good .", "Ana was in Rome", "good", "a bad film with one 
 FULL = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
 )
+PINNED = RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), FULL])
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), FULL, PINNED])
 def test_halves(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     def call(items: list[int]) -> list[int]:
         if len(items) > 3:

@@ -11,12 +11,14 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger("xlm")
+# The CPU's allocator; the driver, also for pinned memory; what a product needs beside its result.
+_SHORT = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def is_short(error: BaseException) -> bool:
     """Whether an error says that memory is used up, on the CPU (where PyTorch has no class of its own for it) or a GPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _SHORT)
     )
 
 
