@@ -67,7 +67,7 @@ class Torch:
             return plain(model(**given))
 
     def tensors(self, model: Any) -> Arrays:
-        from xlm.backends.torch.weights import published_tensors
+        from xlm.backends.torch.assign import published_tensors
 
         return dict(published_tensors(model))
 

@@ -10,7 +10,7 @@ import torch
 
 import tiny
 from xlm import Batch, InputError, load_reference_state_dict
-from xlm.backends.torch.weights import published_tensors
+from xlm.backends.torch.assign import published_tensors
 from xlm.checkpoints.published import table_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -27,10 +27,10 @@ from torch import nn
 
 from xlm.assets import BUNDLED, DEMO_TEXTS
 from xlm.atomic import write_text
+from xlm.backends.torch.arrays import array_of
 from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.ops_widening import quantize_linear
 from xlm.backends.torch.placement import observe, stored_names
-from xlm.backends.torch.weights import array_of
 from xlm.batches.batch import Batch
 from xlm.batches.packing import pack, split_budget
 from xlm.checkpoints.beside import copy_beside, names_beside

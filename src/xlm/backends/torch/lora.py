@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from xlm.atomic import make_folder, write_json
+from xlm.backends.torch.arrays import array_of, tensor_of
 from xlm.backends.torch.models import MODELS
 from xlm.backends.torch.ops import PLAIN
-from xlm.backends.torch.weights import array_of, tensor_of
 from xlm.checkpoints.tensorfile import TensorFile
 from xlm.checkpoints.writer import save_safetensors
 from xlm.errors import CheckpointError, ConfigError

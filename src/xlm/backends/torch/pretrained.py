@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from xlm.backends.torch import weights
+from xlm.backends.torch.arrays import dtype_of
+from xlm.backends.torch.assign import COPIES, assign_all
 from xlm.backends.torch.embeddings import sinusoids
 from xlm.backends.torch.encoder import Recompute
 from xlm.errors import ConfigError, InputError
@@ -63,7 +65,7 @@ class PreTrainedModel(nn.Module, Published):
 
     def copies(self) -> dict[str, str]:
         """Names of parameters that are one with another -> that other's name."""
-        return weights.COPIES
+        return COPIES
 
     @property
     def base_model(self) -> PreTrainedModel:
@@ -112,7 +114,7 @@ class PreTrainedModel(nn.Module, Published):
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         kwargs.pop("attn_implementation", None)
         model = cls(config, **kwargs)
-        return model if dtype is None else model.to(dtype=weights.dtype_of(dtype))
+        return model if dtype is None else model.to(dtype=dtype_of(dtype))
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Self:
@@ -377,7 +379,7 @@ def load_reference_state_dict(model: PreTrainedModel, state: dict[str, Tensor], 
     Raises:
         CheckpointError: a tensor is missing or has another shape.
     """
-    report = weights.assign_all(model, state, {}, copy=True)
+    report = assign_all(model, state, {}, copy=True)
     report.raise_for(strict=strict, ignore_missing=not strict)
     model.tie_weights()
     return report

@@ -1,4 +1,4 @@
-"""Between files and modules: parameters are made without memory and take over the tensors that a file holds."""
+"""Models from folders and into folders: parameters are made without memory and take over the tensors that a file holds."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from xlm.backends.torch.arrays import dtype_of
+from xlm.backends.torch.assign import assign_all, published_tensors
 from xlm.backends.torch.placement import Placement, need_memory
-from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
-from xlm.checkpoints.report import Report, fit, modern_name
+from xlm.checkpoints.published import PREFIX
+from xlm.checkpoints.report import Report
 from xlm.errors import CheckpointError, ConfigError, InputError
 from xlm.families.loading import settle
 
@@ -26,234 +26,6 @@ if TYPE_CHECKING:
     from xlm.backends.torch.pretrained import PreTrainedModel
 
 log = logging.getLogger("xlm")
-# Tied names: never in a file, or there as copies of the tensor they are tied to.
-COPIES = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"}
-
-# Elements of a matrix that are cast at a time: 16 MB of float32 pages of its file are held.
-_AT_ONCE = 1 << 22
-_WORDS = "word_embeddings.weight"
-
-
-def dtype_of(value: Any) -> torch.dtype | None:
-    """A torch dtype from itself or its name; ``None`` and ``"auto"`` are ``None``.
-
-    Raises:
-        ConfigError: not a floating data type.
-    """
-    if value is None or value == "auto":
-        return None
-    found = value if isinstance(value, torch.dtype) else getattr(torch, str(value).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ConfigError(f"dtype={value!r}: must be float32, bfloat16, float16 or float64")
-    return found
-
-
-def tensor_of(array: Any) -> Tensor:
-    """A tensor over the memory of an array, bfloat16 included."""
-    if isinstance(array, Tensor):
-        return array
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    if array.dtype.name.startswith("float8"):
-        return torch.from_numpy(array.view(np.uint8)).view(getattr(torch, array.dtype.name))
-    return torch.from_numpy(array)
-
-
-def array_of(tensor: Tensor) -> Any:
-    """A NumPy array over the memory of a tensor, bfloat16 included."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
-
-
-class Part:
-    """The tensors of an open checkpoint, or of a mapping, that belong to one side of a model: names without its prefix.
-
-    Args:
-        source: an open checkpoint, or a mapping of names to tensors.
-        prefix: of the side's names.
-        shared: names of the side -> names in ``source`` that hold the same tensor, read where the side's own is absent.
-    """
-
-    def __init__(self, source: Any, prefix: str, shared: Mapping[str, str]) -> None:
-        shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
-        self.whole: dict[str, str] = {n.removeprefix(prefix): n for n in shapes if n.startswith(prefix)}
-        for name, other in shared.items():
-            if other in shapes:
-                self.whole.setdefault(name, other)
-        self.source = source
-        self.shapes = {name: shapes[full] for name, full in self.whole.items()}
-        if hasattr(source, "dtypes"):
-            self.dtypes = {name: source.dtypes[full] for name, full in self.whole.items()}
-
-    def read(self, name: str) -> Any:
-        """A tensor."""
-        return self.source[self.whole[name]]
-
-    def release(self, name: str) -> None:
-        """Give a mapped tensor's pages back, where there are any."""
-        if hasattr(self.source, "release"):
-            self.source.release(self.whole[name])
-
-    def prefetch(self, name: str) -> None:
-        """Read a mapped tensor's pages soon."""
-        if hasattr(self.source, "prefetch"):
-            self.source.prefetch(self.whole[name])
-
-
-def assign_all(model: PreTrainedModel, source: Any, placements: Mapping[str, Placement], **options: Any) -> Report:
-    """:meth:`assign` for every part of a model, with one report under the whole model's names."""
-    parts = model.parts()
-    if list(parts) == [""]:
-        return assign(model, source, placement=placements.get(""), **options)
-    names = list(source.shapes if hasattr(source, "shapes") else source)
-    whole = Report(source=options.get("where", ""))
-    whole.unexpected = [name for name in names if not name.startswith(tuple(parts)) and modern_name(name) is not None]
-    for prefix, part in parts.items():
-        shared = {
-            _published(part, one.removeprefix(prefix)): _published_in(parts, two)
-            for one, two in model.copies().items()
-            if one.startswith(prefix) and not two.startswith(prefix)
-        }
-        report = assign(part, Part(source, prefix, shared), placement=placements.get(prefix), **options)
-        whole.extend(report, prefix)
-    return whole
-
-
-def _published(part: PreTrainedModel, name: str) -> str:
-    return to_theirs(part.family, name, not hasattr(part, part.base_model_prefix))
-
-
-def _published_in(parts: Mapping[str, PreTrainedModel], name: str) -> str:
-    prefix = next(p for p in parts if name.startswith(p))
-    return prefix + _published(parts[prefix], name.removeprefix(prefix))
-
-
-def assign(
-    model: PreTrainedModel,
-    source: Any,
-    *,
-    dtype: torch.dtype | None = None,
-    device: Any = None,
-    copy: bool = False,
-    where: str = "",
-    placement: Placement | None = None,
-    check: Literal["none", "read", "all"] = "none",
-) -> Report:
-    """Give the parameters of a model of one family the tensors of a mapping with published names, one at a time.
-
-    Args:
-        source: name -> tensor or array, or an open checkpoint (``names``, ``shapes``, ``read``).
-        dtype, device: what each tensor becomes while it is read; ``None`` leaves it as it is.
-        copy: write into the parameters' memory instead of taking over the tensors.
-        where: the source's name in the report.
-        placement: what becomes of each weight once it is read.
-        check: which tensors are looked through for NaN and infinities, whose names the report then has: ``read``: all but
-            those that a placement leaves on the disk.
-    """
-    family = model.family
-    shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
-    read = source.read if hasattr(source, "read") else source.__getitem__
-    theirs: dict[str, str] = {}
-    unknown: list[str] = []
-    wanted = _wanted(model)
-    full = {_full(model, name) for name in wanted}
-    for name in shapes:
-        if modern_name(name) is None:
-            continue
-        # A state dict that was saved as it stands in memory has our names already.
-        ours = to_ours(family, name) or (name if name in COPIES or _full(model, name) in full else None)
-        if ours is None:
-            unknown.append(name)
-        else:
-            theirs[ours] = name
-    found = {ours: tuple(shapes[name]) for ours, name in theirs.items()}
-    for copied, original in COPIES.items():
-        # A tied copy that a file holds wins over the original, as in the references: it was loaded last. Where the
-        # model does not tie it, it is a tensor of its own.
-        if copied in found and copied not in wanted and original in wanted:
-            theirs[original] = theirs.pop(copied)
-            found[original] = found.pop(copied)
-    pairs, report = fit(
-        found,
-        {_full(model, k): v for k, v in wanted.items()},
-        prefix=PREFIX,
-        new=(*model.new_head, *new_attention(model.spec)),
-        optional=("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler."),
-        source=where,
-    )
-    report.unexpected = [theirs.get(k, k) for k in report.unexpected] + unknown
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for ours, key in pairs.items():
-        name = ours if ours in parameters else ours.removeprefix(PREFIX)
-        tensor = tensor_of(read(theirs[key]))
-        old = parameters[name]
-        if copy:
-            with torch.no_grad():
-                old.copy_(tensor)
-            continue
-        mapped = hasattr(source, "mapped") and source.mapped(theirs[key])
-        become = dtype if placement is None else placement.dtype_of(name, tensor, dtype, mapped)
-        release = partial(source.release, theirs[key]) if hasattr(source, "release") else _nothing
-        left = mapped and placement is not None and (placement.offload or (name.endswith(_WORDS) and become is None))
-        if (check == "all" or (check == "read" and not left)) and not _is_finite(tensor, release):
-            report.nonfinite.append(theirs[key])
-        tensor = _cast(tensor, become if tensor.is_floating_point() else None, device, release)
-        _set(model, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
-        if placement is not None:
-            placement.settle(name, release)
-    if placement is not None:
-        placement.finish(source, {ours: theirs[key] for ours, key in pairs.items()})
-    return report
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype | None, device: Any, release: Callable[[], None]) -> Tensor:
-    """A tensor in another type or place; ``release`` gives back the pages of a mapped file as they are read."""
-    on_cpu = device is None or torch.device(device).type == "cpu"
-    if dtype in (None, tensor.dtype) or not on_cpu or tensor.ndim != 2 or tensor.numel() <= _AT_ONCE:
-        return tensor.to(dtype=dtype, device=device)
-    out = torch.empty(tensor.shape, dtype=dtype)
-    rows = max(1, _AT_ONCE // tensor.shape[1])
-    for start in range(0, tensor.shape[0], rows):
-        out[start : start + rows] = tensor[start : start + rows]
-        release()
-    return out
-
-
-def _is_finite(tensor: Tensor, release: Callable[[], None]) -> bool:
-    """Whether a tensor has no NaN or infinity; ``release`` gives back the pages of a large one as they are read."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    rows = max(1, _AT_ONCE * tensor.shape[0] // tensor.numel()) if tensor.ndim else 1
-    for part in tensor.detach().split(rows) if tensor.ndim else (tensor.detach(),):
-        part = part.float() if part.dtype.itemsize == 1 else part
-        # A sum is quick and not finite where an element is not; it may overflow by itself, so elements decide.
-        if not bool(part.sum(dtype=torch.float32).isfinite()) and not bool(part.isfinite().all()):
-            return False
-        if tensor.numel() > _AT_ONCE:
-            release()
-    return True
-
-
-def _nothing() -> None:
-    """Tensors in memory have no pages to drop."""
-
-
-def _wanted(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters; of those that are one in memory, the first name."""
-    return {name: tuple(p.shape) for name, p in model.named_parameters()}
-
-
-def _full(model: PreTrainedModel, name: str) -> str:
-    return name if hasattr(model, model.base_model_prefix) else PREFIX + name
-
-
-def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    path, _, last = name.rpartition(".")
-    setattr(model.get_submodule(path), last, parameter)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -410,14 +182,6 @@ def _device(device_map: Any, device: Any) -> Any:
     if device_map in ("auto", "balanced", "sequential"):
         return "cuda" if torch.cuda.is_available() else None
     return device_map
-
-
-def published_tensors(model: PreTrainedModel, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Any]]:
-    """Published names and arrays of a model's parameters; of tied ones, the first."""
-    parts, seen = model.parts(), set(_wanted(model))
-    for name, p in model.named_parameters() if state is None else state.items():
-        if name in seen:
-            yield _published_in(parts, name), array_of(p)
 
 
 def save(
