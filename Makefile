@@ -26,12 +26,12 @@ help:
 .venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv
 
-.venv/.installed-demo: pyproject.toml constraints.txt src/xlm/backends/torch/kernels.cpp | .venv/pyvenv.cfg
+.venv/.installed-demo: pyproject.toml constraints.txt $(wildcard src/xlm/backends/torch/kernels/*) | .venv/pyvenv.cfg
 	@echo "Installing into .venv (PyTorch is most of it) ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[torch,train]'
 	@touch $@
 
-.venv/.installed-dev: pyproject.toml constraints.txt src/xlm/backends/torch/kernels.cpp | .venv/pyvenv.cfg
+.venv/.installed-dev: pyproject.toml constraints.txt $(wildcard src/xlm/backends/torch/kernels/*) | .venv/pyvenv.cfg
 	@echo "Installing into .venv, with the test tools ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[torch,jax,tf,train,corpus,eval,serve,export,dev]'
 	@touch $@ .venv/.installed-demo

@@ -1,4 +1,4 @@
-"""The compiled kernels of ``kernels.cpp``, where they were built and the processor has what they need.
+"""The compiled kernels of ``kernels/``, where they were built and the processor has what they need.
 
 They are optional: installing the package compiles them if there is a C++ compiler, and without them other tables of
 operations compute. ``XLM_KERNELS=0`` in the environment leaves them out.
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 2
+VERSION = 3
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2, torch.int8: 2}
 """What a number is, of rows and of weights."""
 NONE, GELU, RELU = 0, 1, 2
@@ -32,7 +32,7 @@ _OPENMP = re.compile(r"lib[gi]?omp[-.\w]*\.so[.\d]*$")
 
 
 class Product(ctypes.Structure):
-    """A linear layer on some rows and what follows it, see ``kernels.cpp``."""
+    """A linear layer on some rows and what follows it, see ``kernels/product.h``."""
 
     _fields_ = [
         *((name, c_void_p) for name in ("rows", "weight", "bias", "residual", "out", "scale", "sums", "factor")),
@@ -45,7 +45,7 @@ class Product(ctypes.Structure):
 
 
 class AttentionCall(ctypes.Structure):
-    """Attention inside the sequences of packed rows, see ``kernels.cpp``."""
+    """Attention inside the sequences of packed rows, see ``kernels/attention.h``."""
 
     _fields_ = [
         *((name, c_void_p) for name in ("q", "k", "v", "out", "offsets")),
@@ -56,7 +56,7 @@ class AttentionCall(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """A layer's products but for their rows, and norms that stand before its blocks, see ``kernels.cpp``."""
+    """A layer's products but for their rows, and norms that stand before its blocks, see ``kernels/kernels.cpp``."""
 
     _fields_ = [
         *((name, Product) for name in ("query", "output", "up", "down")),
@@ -66,7 +66,7 @@ class Layer(ctypes.Structure):
 
 
 class Stack(ctypes.Structure):
-    """Layers one after the other, see ``kernels.cpp``."""
+    """Layers one after the other, see ``kernels/kernels.cpp``."""
 
     _fields_ = [
         *((name, c_void_p) for name in ("layers", "rows", "out", "middle", "normed", "query", "context", "inner")),

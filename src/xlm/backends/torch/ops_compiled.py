@@ -1,4 +1,4 @@
-"""The tables of operations that our own kernels compute (``kernels.cpp``), for weights of float32, bfloat16 and int8.
+"""The tables of operations that our own kernels compute (``kernels/``), for weights of float32, bfloat16 and int8.
 
     linear layer + activation + residual + layer norm      one call
     attention                                              one call, through the products' micro-kernel

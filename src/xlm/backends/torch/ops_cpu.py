@@ -1,7 +1,7 @@
 """Tables of operations for inference on CPUs: what the weights are stored in, and what this processor computes fastest.
 
 stored     processor                 computed by
-any        AVX-512 without AMX       our own kernels where they were built (``kernels.cpp``); else, as follows
+any        AVX-512 without AMX       our own kernels where they were built (``kernels/``); else, as follows
 float32    AVX-512                   oneDNN with weights packed once, activation fused
 float32    others                    PyTorch (its BLAS is as fast there)
 bfloat16   AVX-512 BF16, AMX         oneDNN bfloat16 with weights packed once
