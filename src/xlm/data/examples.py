@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xlm.data.making import COLUMNS, Bio, Maker, text_of
+from xlm.data.columns import COLUMNS
+from xlm.data.making import Bio, Maker, text_of
 from xlm.data.readers import find_files
 from xlm.data.tables import HUB, SIDES, BadRow, Row, read_rows
 from xlm.errors import DataError, InputError
@@ -103,7 +104,7 @@ def read_examples(
                     row = BadRow(row.where, str(error), dict(row.values))
             loaded.bad.append(row)
         loaded.repaired += make.repaired
-        if (note := make.note()) is not None and note not in loaded.notes:
+        if (note := make.columns.note()) is not None and note not in loaded.notes:
             loaded.notes.append(note)
     if task == "classify":
         _values(loaded.examples, cells)

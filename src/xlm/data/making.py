@@ -1,14 +1,14 @@
-"""One row of labelled data -> an example of a task: its columns found by their usual names, its values checked."""
+"""One row of labelled data -> an example of a task, its values checked."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeGuard
 
+from xlm.data.columns import Columns
 from xlm.data.tables import Row
-from xlm.errors import DataError, InputError
+from xlm.errors import InputError
 from xlm.tasks.examples import (
     ChoiceExample,
     Example,
@@ -24,67 +24,11 @@ from xlm.tasks.examples import (
 )
 from xlm.tasks.words import split_words
 
-# task -> field -> the names that columns have for it, the likeliest first. A field that is not optional must be found.
-COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
-    "classify": {
-        "text": (
-            "text",
-            "sentence",
-            "sentence1",
-            "premise",
-            "question1",
-            "text1",
-            "review",
-            "content",
-            "tweet",
-            "question",
-        ),
-        "pair": ("pair", "sentence2", "hypothesis", "question2", "text_pair", "text2"),
-        "label": ("label", "labels", "gold_label", "class", "category", "score"),
-    },
-    "tag": {
-        "words": ("words", "tokens", "text"),
-        "tags": ("tags", "ner_tags", "pos_tags", "labels", "upos", "spans", "entities"),
-    },
-    "answer": {
-        "question": ("question",),
-        "context": ("context", "passage", "document"),
-        "answers": ("answers", "answer"),
-        "impossible": ("is_impossible", "impossible"),
-        "title": ("title",),
-    },
-    "choose": {
-        "prompt": ("prompt", "premise", "context", "sentence", "ctx", "sent1", "question"),
-        "choices": ("choices", "options", "endings"),
-        "label": ("label", "answer", "correct"),
-        "question": ("question", "asks_for", "sent2"),
-    },
-    "embed": {
-        "text": ("text", "query", "anchor", "sentence1", "question", "premise"),
-        "other": ("other", "positive", "pos", "sentence2", "translation", "answer", "hypothesis"),
-        "negatives": ("negatives", "negative", "neg"),
-        "score": ("score", "label", "similarity"),
-    },
-    "fill": {"text": ("text", "content", "sentence")},
-}
-COLUMNS["rerank"] = {
-    **COLUMNS["embed"],
-    "other": ("other", "document", "passage", "doc", *COLUMNS["embed"]["other"][1:]),
-}
-COLUMNS["generate"] = COLUMNS["fill"]
-_SHARED = {"language": ("language", "lang"), "id": ("id", "qid", "guid")}
-_OPTIONAL = {"pair", "label", "tags", "answers", "impossible", "title", "question", "negatives", "score"} | set(_SHARED)
-# Where a field is optional in general, some tasks cannot do without it.
-_NEEDED = {("answer", "question")}
-# Columns of a task that are two fields only where both are there: QNLI's question is no text of its own, its sentence is.
-_TOGETHER = {"classify": ({"text": "question", "pair": "sentence"}, {"text": "question", "pair": "passage"})}
-# Choices in columns of their own, as a table has them: choice1, ending0, option_a.
-_CHOICE = re.compile(r"(choice|option|ending)[ _-]?([0-9]{1,2}|[a-z])", re.IGNORECASE)
 Bio = Literal["quarantine", "repair", "keep"]
 
 
 class Maker:
-    """Rows of one file -> examples. Columns are looked up in the first row that has them all."""
+    """Rows of one file -> examples."""
 
     def __init__(
         self,
@@ -97,125 +41,21 @@ class Maker:
         unit_scores: bool = True,
     ) -> None:
         self.unit_scores = unit_scores
-        self.task, self.language, self.bio, self.labelled, self.file = task, language, bio, labelled, file
-        self.names = {**COLUMNS[task], **_SHARED}
-        for name in columns:
-            if name not in self.names:
-                raise DataError(f"columns: {name!r} is no field of {task}: it has {', '.join(self.names)}")
-        self.chosen = dict(columns)
+        self.task, self.language, self.bio, self.labelled = task, language, bio, labelled
+        self.columns = Columns(task, columns, file)
         self.repaired = 0
         self._make: Callable[[Mapping[str, Any], dict[str, Any]], Example] = getattr(self, f"_{_KIND[task]}")
-        self._checked = False
 
     def __call__(self, row: Row) -> Example:
-        if not self._checked:
-            self._check(row.values)
-        values: dict[str, Any] = {}
-        for name, usual in self.names.items():
-            column = self.chosen.get(name) or next(
-                (one for one in usual if row.values.get(one) is not None and one not in self.chosen.values()), None
-            )
-            # One column is one field: a prompt that stands in "question" is not its question too.
-            if column is not None and column not in {k for n, k in self._found.items() if n != name}:
-                values[name] = row.values.get(column)
-                self._found[name] = column
-        if self._choices_in:
-            values["choices"] = [
-                one for column in self._choices_in if (one := row.values.get(column)) not in (None, "")
-            ]
+        values = self.columns.values(row.values)
         shared = {
             "language": text_of(values.pop("language", None)) or self.language,
             "id": text_of(values.pop("id", None)),
         }
-        for name in self._needed():
+        for name in self.columns.needed():
             if values.get(name) is None:
-                raise InputError(f"no value for {name} (column {self.chosen.get(name) or self._found.get(name)})")
+                raise InputError(f"no value for {name} (column {self.columns.of(name)})")
         return self._make(values, shared)
-
-    def _needed(self) -> list[str]:
-        return [n for n in self.names if n not in _OPTIONAL or (self.task, n) in _NEEDED]
-
-    def _check(self, values: Mapping[str, Any]) -> None:
-        """Raise DataError when the file has no column for a field."""
-        self._found: dict[str, str] = {}
-        self._checked = True
-        self._first = values
-        self._choices_in: list[str] = []
-        for name, column in self.chosen.items():
-            if column not in values:
-                raise DataError(f"{self.file}: no column {column!r} (for {name}): there are {', '.join(values)}")
-        usual = {column for field in ("text", "pair") for column in self.names.get(field, ()) if column in values}
-        for pair in _TOGETHER.get(self.task, ()):
-            # Only where these are all that could be meant.
-            if set(pair.values()) <= set(values) and usual <= set(pair.values()) and not set(pair) & set(self.chosen):
-                self.chosen |= pair
-        self._otherwise_written(values)
-        for name in self._needed():
-            if name == "choices" and self._choices_in:
-                continue
-            if name not in self.chosen and not any(column in values for column in self.names[name]):
-                bare = len(values) == 2 and "other" in self.names and ".tsv" in self.file
-                hint = "; of texts without a header say data.format=pairs" if bare else ""
-                if self.task == "tag" and self.table:
-                    hint = "; a table's cells hold no lists: give CoNLL, a word and its tag a line, or JSONL"
-                raise DataError(f"{self.file}: no column for {name}: {self._looked(name, values)}{hint}")
-
-    @property
-    def table(self) -> bool:
-        """Whether the file is one whose first line names its columns."""
-        return self.file.removesuffix(".gz").lower().endswith((".csv", ".tsv"))
-
-    def _looked(self, name: str, values: Mapping[str, Any]) -> str:
-        """What a column for a field may be called, and what there is instead."""
-        there = "its first line has" if self.table else "there are"
-        return f"looked for {', '.join(self.names[name])}; {there} {_listed(values)}; say data.columns.{name}=COLUMN"
-
-    def _otherwise_written(self, values: Mapping[str, Any]) -> None:
-        """Take columns whose names differ from the usual ones in case alone, and choices that have a column each."""
-        for name, usual in self.names.items():
-            if name in self.chosen or any(column in values for column in usual):
-                continue
-            like = {str(c).strip().lower(): c for c in values if c not in self.chosen.values()}
-            if found := next((like[one] for one in usual if one in like), None):
-                self.chosen[name] = found
-        if (
-            self.task == "choose"
-            and "choices" not in self.chosen
-            and not any(c in values for c in self.names["choices"])
-        ):
-            numbered = [
-                (m[1].lower(), m[2].zfill(2).lower(), c) for c in values if (m := _CHOICE.fullmatch(str(c).strip()))
-            ]
-            if len({kind for kind, _, _ in numbered}) == 1 and len(numbered) > 1:
-                self._choices_in = [column for _, _, column in sorted(numbered)]
-
-    def note(self) -> str | None:
-        """Which columns were taken for what, and which others hold texts; None where the names say it all."""
-        if not self._checked:
-            return None
-        taken = {name: column for name, column in self._found.items() if name != column}
-        if self._choices_in:
-            taken["choices"] = ", ".join(self._choices_in)
-        unused = [
-            column
-            for column, value in self._first.items()
-            if isinstance(value, str)
-            and " " in value.strip()
-            and column not in (*self._found.values(), *self._choices_in)
-        ]
-        if not taken and not unused:
-            return None
-        used = ", ".join(f"{name} is {column!r}" for name, column in {**self._found, **taken}.items())
-        return f"columns: {used}" + (f"; not used: {', '.join(map(repr, unused))}" if unused else "")
-
-    def _without(self, name: str, values: Mapping[str, Any]) -> str:
-        """That a row has nothing for a field, and where it was looked for."""
-        column = self.chosen.get(name) or self._found.get(name)
-        return f"the row has no {name}: " + (
-            f"nothing in column {column!r}"
-            if column or values.get(name) is not None
-            else self._looked(name, self._first)
-        )
 
     # -- one maker a kind of example --------------------------------------------------------------------------------------
 
@@ -230,18 +70,21 @@ class Maker:
                 raise InputError(f"label is {label}: a value must be a finite number")
         elif label is not None:
             label = str(label).strip()
-        if label == "-" and self._found.get("label") == "gold_label":
+        if label == "-" and self.columns.found.get("label") == "gold_label":
             label = None  # as SNLI and MNLI write that annotators did not agree
         if label in (None, "") and self.labelled and self.task == "classify":
-            raise InputError(self._without("label", values))
+            raise InputError(self.columns.without("label", values))
         return TextExample(_need_text(values, "text"), text_of(values.get("pair")), label, **shared)
 
     def _tagged(self, values: Mapping[str, Any], shared: dict[str, Any]) -> Example:
         words, tags = values["words"], values.get("tags")
         if isinstance(words, str):
             if tags is None and self.labelled:
-                hint = "; a table's cells hold no lists: give CoNLL, a word and its tag a line, or JSONL" * self.table
-                raise InputError(self._without("tags", values) + hint)
+                hint = (
+                    "; a table's cells hold no lists: give CoNLL, a word and its tag a line, or JSONL"
+                    * self.columns.table
+                )
+                raise InputError(self.columns.without("tags", values) + hint)
             return self._spans(words, tags, shared)
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise InputError(f"words are {_show(words)}: a list of texts is needed")
@@ -249,7 +92,7 @@ class Maker:
             raise InputError("there are no words")
         if tags is None:
             if self.labelled:
-                raise InputError(self._without("tags", values))
+                raise InputError(self.columns.without("tags", values))
             return TaggedExample(tuple(words), None, **shared)
         if not isinstance(tags, list | tuple) or len(tags) != len(words):
             count = len(tags) if isinstance(tags, list | tuple) else 0
@@ -309,7 +152,7 @@ class Maker:
             answers.append(Gold(text, start))
         impossible = bool(values.get("impossible")) or (given is not None and not answers)
         if self.labelled and given is None and not impossible:
-            raise InputError(self._without("answers", values))
+            raise InputError(self.columns.without("answers", values))
         title = text_of(values.get("title"))
         return QuestionExample(
             _need_text(values, "question"), context, () if impossible else tuple(answers), impossible, title, **shared
@@ -327,7 +170,7 @@ class Maker:
             letter = len(label) == 1 and "A" <= label <= "Z"
             label = None if not label else int(label) if label.isdecimal() else ord(label) - ord("A") if letter else -1
         if label is None and self.labelled:
-            raise InputError(self._without("label", values))
+            raise InputError(self.columns.without("label", values))
         if label is not None and (not isinstance(label, int) or not 0 <= label < len(choices)):
             raise InputError(f"label is {values.get('label')!r}: it must be from 0 to {len(choices) - 1}, a choice")
         question = text_of(values.get("question"))
@@ -378,12 +221,6 @@ def _need_text(values: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{name} is {_show(value)}: a text that is not empty is needed")
     return value
-
-
-def _listed(columns: Mapping[str, Any]) -> str:
-    """Their names, the first of many, each cut where it is a text rather than a name."""
-    names = [name if len(name) <= 40 else name[:39] + "…" for name in map(str, columns)]
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def _is_place(value: object) -> TypeGuard[int]:

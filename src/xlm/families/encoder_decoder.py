@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from xlm.errors import ConfigError, InputError
-from xlm.families.config import BOOLEAN, TOKEN_ID, PretrainedConfig, Rule
+from xlm.families.config import PretrainedConfig
+from xlm.families.fields import BOOLEAN, TOKEN_ID, Rule
 from xlm.families.registry import Family, family_of
 from xlm.families.spec import EncoderSpec
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from xlm.errors import ArgumentError, InputError
-from xlm.families.config import BASE_DEFAULTS
+from xlm.families.fields import BASE_DEFAULTS
 
 # Keys of a config that shape a search. One that a framework does not offer must be at its default.
 KEYS = """

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from xlm.errors import ConfigError
-from xlm.families.config import BOOLEAN, COUNT, NON_NEGATIVE, POSITIVE, PROBABILITY, PretrainedConfig, Rule, one_of
+from xlm.families.config import PretrainedConfig
+from xlm.families.fields import BOOLEAN, COUNT, NON_NEGATIVE, POSITIVE, PROBABILITY, Rule, one_of
 from xlm.families.registry import Family, register
 from xlm.families.spec import EncoderSpec
 

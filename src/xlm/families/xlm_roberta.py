@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from xlm.errors import ConfigError
-from xlm.families.config import (
+from xlm.families.config import PretrainedConfig
+from xlm.families.fields import (
     ACTIVATION,
     BOOLEAN,
     COUNT,
@@ -17,7 +18,6 @@ from xlm.families.config import (
     POSITIVE,
     PROBABILITY,
     TOKEN_ID,
-    PretrainedConfig,
     Rule,
     one_of,
 )
