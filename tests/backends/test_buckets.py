@@ -25,7 +25,7 @@ assert varlen_on_cpu
 def tiny(dtype: torch.dtype = torch.bfloat16, heads: int = 3) -> Any:
     torch.manual_seed(0)
     config = xlm.XLMRobertaConfig(
-        vocab_size=300, hidden_size=48, num_hidden_layers=1, num_attention_heads=heads, intermediate_size=64,
+        vocab_size=300, hidden_size=48, num_hidden_layers=3, num_attention_heads=heads, intermediate_size=64,
         max_position_embeddings=600, initializer_range=0.1,
     )  # fmt: skip
     return xlm.XLMRobertaModel(config, add_pooling_layer=False).eval().to(dtype).requires_grad_(False)

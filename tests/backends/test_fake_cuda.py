@@ -203,7 +203,7 @@ def test_packs_that_are_filled_up_are_filled_on_the_host(monkeypatch: pytest.Mon
         with fake_cuda(monkeypatch) as copies:
             model = on_gpu(head, torch.float16)
             run = Bucketed(model, backend="eager")
-            monkeypatch.setattr(run, "_encode", run._run)
+            monkeypatch.setattr(run, "_layer", run._run)
             copies.waits.clear()
             assert run(packed(head)).shape == (20, 16)
             assert copies.waits == copies.down == []

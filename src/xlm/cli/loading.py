@@ -43,7 +43,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
             bool,
             typer.Option(
                 "--compile",
-                help="On a GPU, in bfloat16 or float16: compile it, minutes at first, faster later.",
+                help="On a GPU, in bfloat16 or float16: compile it, slow at first, faster later.",
                 rich_help_panel=MODEL,
             ),
         ],

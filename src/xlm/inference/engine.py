@@ -420,8 +420,8 @@ def load(
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``None``: a GPU if there is one.
         batch_invariant: what is computed for a text never depends on the others of a call, to the last bit of float32:
             states, vectors, and the answers of every head; without it only within rounding. Slower. Not for translation.
-        compile: on a GPU, compile the encoder, in bfloat16 or float16; the first calls take minutes, the later ones are
-            faster.
+        compile: on a GPU, compile the encoder's layer, in bfloat16 or float16; the first call of a size takes seconds to a
+            minute, the later ones are faster.
         lang: the language that all texts are in, for models of XLM: it chooses the rules that split words, and the language
             embeddings of models that have them. XLM-R reads all languages alike.
         plain_text: what looks like a special token in a text (``<mask>``, ``</s>``) is read as its characters, as texts of

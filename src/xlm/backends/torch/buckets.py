@@ -1,6 +1,7 @@
 """Packs in a few sizes, so that one compiled graph serves many: what `xlm.load(..., compile=True)` runs on a GPU.
 
-A graph is made for a number of tokens and a bound of the longest sequence; the number of sequences may be any.
+A graph is made of one layer, whose weights are inputs, for a number of tokens and a bound of the longest sequence: all layers
+run it, so that compiling takes as long as one does; the number of sequences may be any.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xlm.backends.torch.encoder import Layer
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.transfer import upload
 from xlm.batches.batch import Batch
@@ -55,10 +57,10 @@ class Bucketed:
         host = model.encoder_host
         self.host, self.spec = host, host.spec
         self._causal = self.spec.is_decoder or self.spec.causal_only
-        self._encode = torch.compile(self._run, dynamic=False, fullgraph=True, backend=backend)
+        self._layer = torch.compile(self._run, dynamic=False, fullgraph=True, backend=backend)
 
-    def _run(self, x_TH: Tensor, offsets: Tensor, longest: int) -> Tensor:
-        return self.host.encoder(x_TH, Ragged.at(offsets, longest, self._causal))[0]
+    def _run(self, layer: Layer, x_TH: Tensor, offsets: Tensor, longest: int) -> Tensor:
+        return layer(x_TH, Ragged.at(offsets, longest, self._causal), None, None, None, False, False)[0]
 
     def __call__(self, batch: Batch) -> Tensor:
         """Last hidden states (tokens, hidden) of a packed batch; one on the host is filled up there."""
@@ -69,8 +71,12 @@ class Bucketed:
         languages = batch.languages
         if languages is not None:
             languages = torch.nn.functional.pad(languages, (0, sum(lengths) - tokens))
-        embedded = self.host.embed(Batch.packed(ids, lengths, languages=languages))
-        offsets = upload(torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), embedded.device)
+        x_TH = self.host.embed(Batch.packed(ids, lengths, languages=languages))
+        offsets = upload(torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), x_TH.device)
         torch._dynamo.mark_dynamic(offsets, 0)
+        encoder, longest = self.host.encoder, bound(max(lengths))
         with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
-            return self._encode(embedded, offsets, bound(max(lengths)))[:tokens]
+            for layer in encoder.layer:
+                x_TH = self._layer(layer, x_TH, offsets, longest)
+        x_TH = x_TH[:tokens]
+        return x_TH if encoder.LayerNorm is None else encoder.ops.norm(encoder.LayerNorm, x_TH)

@@ -55,7 +55,6 @@ class Cuda(Operations):
 
     def __init__(self, packed: bool = True, wide: bool = False) -> None:
         self._packed, self._wide = packed, wide
-        self._joined: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def join(self, model: nn.Module) -> None:
         """Lay the weights of queries, keys and values behind each other; the parameters become views of them."""
@@ -67,7 +66,9 @@ class Cuda(Operations):
             bias = torch.cat([m.bias.detach() for m in three])
             for layer, w, b in zip(three, weight.chunk(3), bias.chunk(3), strict=True):
                 layer.weight, layer.bias = nn.Parameter(w, requires_grad=False), nn.Parameter(b, requires_grad=False)
-            self._joined[module.query] = weight, bias
+            # With the layer, and no key to look up, so that one compiled graph serves all layers.
+            module.query.register_buffer("joined_weight", weight, persistent=False)
+            module.query.register_buffer("joined_bias", bias, persistent=False)
 
     def linear_add(self, module: nn.Module, x: Tensor, residual: Tensor, dropout: nn.Module) -> Tensor:
         made = dropout(self.linear(module, x))
@@ -81,9 +82,9 @@ class Cuda(Operations):
         return F.layer_norm(x.float(), module.normalized_shape, weight, bias, module.eps).to(module.weight.dtype)
 
     def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if query not in self._joined:
+        if not hasattr(query, "joined_weight"):
             return super().qkv(query, key, value, x)
-        q, k, v = F.linear(x, *self._joined[query]).chunk(3, dim=1)
+        q, k, v = F.linear(x, query.joined_weight, query.joined_bias).chunk(3, dim=1)
         return q, k, v
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
