@@ -84,6 +84,7 @@ class _Copies(TorchDispatchMode):
 def fake_cuda(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -> Iterator[_Copies]:
     """A GPU of a compute capability; yields the copies that were made between it and the host."""
     patch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    patch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     patch.setattr(Tensor, "pin_memory", lambda self: torch.empty(self.shape, dtype=self.dtype))
     copies = _Copies()
     with FakeTensorMode(allow_non_fake_inputs=True), copies, _Indexing():

@@ -95,6 +95,9 @@ def test_where_the_kernel_is_not_to_be_had_equal_lengths_run_together(monkeypatc
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert ops_cuda.why_not_packed(torch.device("cuda"), 64) == "compute capability 7.5, the kernel needs 8.0"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+    assert ops_cuda.why_not_packed(torch.device("cuda"), 64) == "this PyTorch was built without the kernel"
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     assert ops_cuda.why_not_packed(torch.device("cuda"), 64) is None
 
 
@@ -176,6 +179,7 @@ def test_doctor_says_how_a_gpu_attends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0) if device.index else (7, 5))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     assert torch_facts()["gpus"] == (
         "GPU 0 (attention in runs of equal length: compute capability 7.5, the kernel needs 8.0), "
         "GPU 1 (packed attention in bfloat16 and float16)"

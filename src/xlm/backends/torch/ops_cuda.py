@@ -28,9 +28,11 @@ def why_not_packed(device: torch.device, width: int) -> str | None:
     """Why PyTorch's variable-length kernel does not run with heads of this width on a device; None where it does."""
     if width % _WIDTHS or width > _WIDEST:
         return f"a head's width is {width}, the kernel needs a multiple of {_WIDTHS} up to {_WIDEST}"
-    if device.type == "cuda" and (have := torch.cuda.get_device_capability(device)) < _CAPABILITY:
+    if device.type != "cuda":
+        return None
+    if (have := torch.cuda.get_device_capability(device)) < _CAPABILITY:
         return f"compute capability {have[0]}.{have[1]}, the kernel needs {_CAPABILITY[0]}.{_CAPABILITY[1]}"
-    return None
+    return None if torch.backends.cuda.is_flash_attention_available() else "this PyTorch was built without the kernel"
 
 
 def how_to_look(kernel: Callable[..., Any]) -> Callable[[bool], dict[str, Any]]:
