@@ -98,6 +98,21 @@ def test_products_of_bytes_are_exact_but_for_rounding(count: int, outputs: int, 
         assert ((given_bytes.float() - wanted_bytes).abs() <= 1).all()
 
 
+@pytest.mark.skipif(not has_vnni(), reason="this processor has no 8-bit products")
+def test_what_is_beyond_all_bytes_becomes_the_last() -> None:
+    weight, scale = torch.eye(4, dtype=torch.int8), torch.ones(4)
+    far = torch.tensor([[1e8, 1e30, torch.inf, 3e9], [-1e8, -1e30, -torch.inf, -3e9]])
+    fixed = native.Packed(weight, scale, 100, torch.full((4,), 20.0))
+    assert fixed(far, torch.float32, None).tolist() == [[155.0] * 4, [-100.0] * 4]
+    middle = native.Packed(weight, scale, 0, torch.ones(4))
+    given = middle(
+        torch.full((1, 4), 200.0), torch.uint8, torch.tensor([0.0, 2e8, torch.inf, -torch.inf]), as_bytes=(0.05, 9)
+    )
+    assert given.tolist() == [[255, 255, 255, 0]]
+    nothing = native.Packed(weight, scale, 128)(torch.zeros(2, 4), torch.float32, None)
+    assert torch.equal(nothing, torch.zeros(2, 4))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_rows_do_not_depend_on_their_neighbours(dtype: torch.dtype) -> None:
     inputs, outputs = 3072, 70  # more than one depth, and rows apart by a multiple of the cache's size
@@ -142,7 +157,23 @@ def test_large_scores_and_large_rows_stay_finite(dtype: torch.dtype) -> None:
     assert found.isfinite().all() and found.abs().max() <= v.abs().max() * 1.01
     x = torch.tensor([[-1e30, -1e3, -20.0, -3.0, 0.0, 3.0, 20.0, 1e30]], dtype=dtype)
     product = native.Packed(torch.eye(8, dtype=dtype))
-    torch.testing.assert_close(product(x, dtype, None, activation=native.GELU), F.gelu(x), atol=1e-6, rtol=1e-2)
+    torch.testing.assert_close(product(x, dtype, None, activation=native.GELU), F.gelu(x), atol=4e-6, rtol=1e-2)
+    q = torch.full((3, 80), 3e4, dtype=dtype)  # scores of 7e10, scaled by a number that rounds
+    found = native.attention(q, q, q, 1, torch.tensor([0, 3]), 3, False)
+    torch.testing.assert_close(found, q)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gelu_is_gelu_everywhere(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.linspace(-12, 12, 40_001), torch.tensor([torch.inf, -torch.inf, 1e20, -1e20])]).to(dtype)
+    x = x[: len(x) // 8 * 8].view(-1, 8)
+    x = x[x.isfinite().all(1)]  # infinity among the zeros of a sum is no number
+    found = native.Packed(torch.eye(8, dtype=dtype))(x, dtype, None, activation=native.GELU)
+    absolute, relative = (3e-7, 3e-7) if dtype == torch.float32 else (4e-6, 2**-8)
+    torch.testing.assert_close(found.double(), F.gelu(x.double()), atol=absolute, rtol=relative)
+    single = torch.full((2, 2), torch.inf, dtype=dtype) * torch.tensor([[1], [-1]], dtype=dtype)
+    ones = native.Packed(torch.ones(1, 2, dtype=dtype))(single, dtype, None, activation=native.GELU)
+    assert ones[0] == torch.inf and ones[1] == 0
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

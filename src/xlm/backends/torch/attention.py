@@ -107,7 +107,7 @@ class SelfAttention(nn.Module):
         p = nn.functional.dropout(p, self.dropout, self.training)
         if head_mask is not None:
             p = p * head_mask.to(p.dtype)
-        return p @ v, p
+        return p.to(v.dtype) @ v, p  # some tables give queries, keys and values a narrower type than states
 
     def _relative(self, q: Tensor, k: Tensor) -> Tensor:
         """Scores of relative distances (Shaw et al. 2018; Huang et al. 2020, method 4); queries are the last keys."""

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlm.errors import InputError
+
 VERSION = 3
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2, torch.int8: 2}
 """What a number is, of rows and of weights."""
@@ -26,6 +28,8 @@ NONE, GELU, RELU = 0, 1, 2
 """Activations that follow a product."""
 GROUPS = {torch.float32: 1, torch.bfloat16: 2, torch.int8: 4}
 """Inputs that are multiplied at once: the number of inputs must be a multiple."""
+FLOATS = (torch.float32, torch.bfloat16)
+"""What states may be."""
 _ALONE = 1 << 18
 """Products of fewer multiplications take less time than waking other threads."""
 _OPENMP = re.compile(r"lib[gi]?omp[-.\w]*\.so[.\d]*$")
@@ -126,6 +130,41 @@ def threads(work: int) -> int:
     return 1 if work < _ALONE else torch.get_num_threads()
 
 
+@cache
+def writes(dtype: torch.dtype) -> bool:
+    """Whether the processor rounds to this type itself."""
+    return dtype != torch.bfloat16 or bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def attends(q: Tensor, heads: int) -> bool:
+    """Whether the kernels compute attention with heads of this width."""
+    return q.dtype in FLOATS and (q.shape[1] // heads) % GROUPS[q.dtype] == 0
+
+
+def need_rows(x: Tensor, inputs: int, types: tuple[torch.dtype, ...]) -> None:
+    """Refuse what the kernels would misread: they take addresses of plain rows in this machine's memory.
+
+    Raises:
+        InputError: says what it is; a model loaded without ``for_inference`` computes with PyTorch's own operations.
+    """
+    if type(x) not in (Tensor, torch.nn.Parameter) or x.device.type != "cpu":
+        what = f"a {type(x).__name__} on {x.device}"
+    elif x.dtype not in types:
+        what = str(x.dtype)
+    elif x.ndim != 2 or x.shape[1] != inputs:
+        what = f"of shape {tuple(x.shape)}: must be (rows, {inputs})"
+    elif torch.is_grad_enabled() and x.requires_grad:
+        what = "to be learnt through"
+    elif torch._C._get_tracing_state() is not None:
+        what = "traced"
+    else:
+        return
+    raise InputError(
+        f"x is {what}; weights packed for inference on this CPU multiply plain rows of "
+        f"{' or '.join(str(t).removeprefix('torch.') for t in types)}: load the model without for_inference"
+    )
+
+
 def address(x: Tensor | None) -> int:
     """Where the numbers of a tensor are; 0 for none."""
     return 0 if x is None else x.data_ptr()
@@ -160,6 +199,9 @@ class Packed:
     ) -> None:
         self.lib, self.dtype = library(), weight.dtype
         self.outputs, self.inputs = weight.shape
+        if not self.inputs:
+            raise InputError(f"weight has the shape {tuple(weight.shape)}: it must have inputs")
+        self._reads = (*FLOATS, torch.uint8) if weight.dtype == torch.int8 else (weight.dtype,)
         weight, kind = weight.contiguous(), TYPES[weight.dtype]
         packed = torch.empty(self.lib.xlm_packed_size(self.outputs, self.inputs), dtype=weight.dtype)
         sums = torch.zeros(self.outputs if scale is not None else 0, dtype=torch.int32)
@@ -199,6 +241,9 @@ class Packed:
             norm: a layer norm of the sum, its scale and bias float32.
             as_bytes: scale and zero of the bytes that are the result.
         """
+        need_rows(x, self.inputs, self._reads)
+        if residual is not None:
+            need_rows(residual, self.outputs, FLOATS)
         x = rows_of(x)
         count = x.shape[0]
         out = torch.empty(count, self.outputs, dtype=dtype)
@@ -233,6 +278,7 @@ class Packed:
 
 def layer_norm(module: Norm, x: Tensor) -> Tensor:
     """Layer norm of rows, float32 or bfloat16."""
+    need_rows(x, module.weight.shape[0], FLOATS)
     x = rows_of(x)
     out = torch.empty_like(x)
     count, width = x.shape
@@ -251,6 +297,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, offsets: Tensor, long
         offsets: (sequences + 1,) int64, where each sequence begins, and the end.
     """
     tokens, width = q.shape
+    for rows in (q, k, v):
+        need_rows(rows, width, FLOATS)
     if not q.stride() == k.stride() == v.stride() or q.stride(1) != 1:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out = torch.empty(tokens, width, dtype=q.dtype)
@@ -264,6 +312,8 @@ def _attention(*rows: Tensor, heads: int, offsets: Tensor, longest: int, causal:
     """Attention of rows q, k, v to rows out."""
     q, k, v, out = rows
     tokens, width = q.shape
+    if int(offsets[-1]) != tokens:
+        raise InputError(f"lengths of sequences are {int(offsets[-1]):,} tokens together: there are {tokens:,}")
     d = width // heads
     return AttentionCall(
         *(q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), offsets.data_ptr()),
@@ -292,6 +342,7 @@ class Layers:
 
     def __call__(self, x: Tensor, count: int, offsets: Tensor, longest: int, causal: bool) -> Tensor:
         """The first ``count`` layers over packed rows (t, hidden), ``t`` not 0."""
+        need_rows(x, self.hidden, FLOATS)
         x = x.contiguous()
         tokens = x.shape[0]
         out, middle = torch.empty_like(x), torch.empty_like(x)

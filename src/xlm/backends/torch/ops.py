@@ -50,9 +50,12 @@ def activation(act: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
 class Operations:
     """PyTorch's own operations. Shapes: rows ``x`` are (tokens, features); attention takes (b, heads, tokens, d)."""
 
-    def by_row(self, module: nn.Module | None) -> bool:
-        """Whether a row of a layer's product (without a layer: a sequence's packed attention) is the same to the last bit
-        whatever else is computed with it."""
+    def by_row(self, module: nn.Module) -> bool:
+        """Whether a row of a layer's product is the same to the last bit whatever other rows there are."""
+        return False
+
+    def attends_by_row(self, q: Tensor, heads: int) -> bool:
+        """Whether a sequence's packed attention is the same to the last bit whatever other sequences there are."""
         return False
 
     def enter(self, x: Tensor) -> Tensor:

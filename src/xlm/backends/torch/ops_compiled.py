@@ -23,6 +23,7 @@ from xlm.backends.torch.calibration import Activations
 from xlm.backends.torch.layout import Layout, Ragged
 from xlm.backends.torch.ops_int8 import Int8
 from xlm.backends.torch.ops_packed import Packed
+from xlm.backends.torch.watch import Watch, stamp
 
 _FUSED: dict[Callable[[Tensor], Tensor], int] = {F.gelu: native.GELU, F.relu: native.RELU}
 """Activations that are computed on a product's sums."""
@@ -36,8 +37,8 @@ class _Rows(ABC):
     _products: dict[nn.Module, Any]
 
     def __init__(self) -> None:
-        self._norms: dict[nn.Module, native.Norm] = {}
-        self._stacks: dict[tuple[nn.Module, torch.dtype], tuple[list[nn.Module], native.Layers | None]] = {}
+        self._norms: dict[nn.Module, tuple[Any, native.Norm]] = {}
+        self._stacks: dict[tuple[nn.Module, torch.dtype], tuple[Watch, native.Layers | None]] = {}
 
     @abstractmethod
     def _opened(self, product: Any, modules: Sequence[Any]) -> tuple[native.Packed, Tensor | None] | None:
@@ -50,17 +51,27 @@ class _Rows(ABC):
             return None
         return self._opened(product, modules)
 
-    def by_row(self, module: nn.Module | None) -> bool:
-        return module is None or self._made(module) is not None
+    def by_row(self, module: nn.Module) -> bool:
+        return self._made(module) is not None
+
+    def attends_by_row(self, q: Tensor, heads: int) -> bool:
+        return native.attends(q, heads)
 
     def _norm(self, module: Any) -> native.Norm:
-        found = self._norms.get(module)
-        if found is None:
-            found = native.Norm(module.weight.detach().float(), module.bias.detach().float(), module.eps)
-            self._norms[module] = found
+        now = (stamp(module.weight, module.bias), module.eps)
+        known, found = self._norms.get(module, (None, None))
+        if found is None or known != now:  # copies: the module's own numbers may move while calls hold addresses
+            weight, bias = (t.detach().to(torch.float32, copy=True) for t in (module.weight, module.bias))
+            found = native.Norm(weight, bias, module.eps)
+            self._norms[module] = now, found
         return found
 
-    def norm(self, module: nn.Module, x: Tensor) -> Tensor:
+    def norm(self, module: Any, x: Tensor) -> Tensor:
+        learns = torch.is_grad_enabled() and (
+            x.requires_grad or module.weight.requires_grad or module.bias.requires_grad
+        )
+        if learns or x.dtype not in native.FLOATS or not native.writes(x.dtype):
+            return super().norm(module, x)  # type: ignore[misc]
         return native.layer_norm(self._norm(module), x)
 
     def linear_add_norm(
@@ -82,7 +93,7 @@ class _Rows(ABC):
         return q, k, v
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
-        if dropout or not layout.lengths or (q.shape[1] // heads) % native.GROUPS[q.dtype]:
+        if dropout or not layout.lengths or not native.attends(q, heads):
             return super().ragged_attention(q, k, v, heads, layout, dropout)  # type: ignore[misc]
         return native.attention(q, k, v, heads, layout.starts, layout.longest, layout.causal)
 
@@ -90,15 +101,11 @@ class _Rows(ABC):
         count = len(layers) if last else len(layers) - 1
         if not isinstance(layout, Ragged) or not layout.lengths or not x.shape[0] or not count:
             return x, 0
-        # An adapter may have taken a layer's place since, and a hook wants to be called.
-        parts = [part for layer in layers for part in _parts(layer)]
-        if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
-            return x, 0
-        known, made = self._stacks.get((layers, x.dtype), ([], None))
-        if known != parts:
-            made = self._stack(layers, x.dtype)
-            self._stacks[layers, x.dtype] = parts, made
-        if made is None:
+        watch, made = self._stacks.get((layers, x.dtype), (None, None))
+        if watch is None or not watch.same():  # an adapter may have taken a layer's place, or numbers have changed
+            watch, made = _watch(layers), self._stack(layers, x.dtype)
+            self._stacks[layers, x.dtype] = watch, made
+        if made is None or watch.watched():
             return x, 0
         return made(x, count, layout.starts, layout.longest, layout.causal), count
 
@@ -152,14 +159,16 @@ def _read(packed: native.Packed, x: Tensor) -> Tensor:
     return x if packed.dtype == torch.int8 else x.to(packed.dtype)
 
 
-def _parts(layer: Any) -> tuple[nn.Module, ...]:
-    """A layer and what it consists of."""
-    attention = layer.attention
-    core, out, up, down = attention.core, attention.output, layer.intermediate, layer.output
-    return (
-        *(layer, attention, core, core.query, core.key, core.value),
-        *(out, out.dense, out.LayerNorm, up, up.dense, down, down.dense, down.LayerNorm),
-    )
+def _watch(layers: Any) -> Watch:
+    """What :meth:`_Rows._stack` reads of layers."""
+    modules, settings = [layers], []
+    for layer in layers:
+        attention, up, down = layer.attention, layer.intermediate, layer.output
+        core, out = attention.core, attention.output
+        modules += [layer, attention, core, core.query, core.key, core.value]
+        modules += [out, out.dense, out.LayerNorm, up, up.dense, down, down.dense, down.LayerNorm]
+        settings += [(out.LayerNorm, "eps"), (down.LayerNorm, "eps"), (layer, "act"), (layer, "pre"), (core, "heads")]
+    return Watch(modules, settings)
 
 
 class CompiledFloats(_Rows, Packed):
@@ -169,7 +178,7 @@ class CompiledFloats(_Rows, Packed):
         Packed.__init__(self)
         _Rows.__init__(self)
         self._products: dict[nn.Module, native.Packed] = {}
-        self._wide: dict[nn.Module, Tensor] = {}
+        self._wide: dict[nn.Module, tuple[Any, Tensor]] = {}
 
     def pack(self, modules: Sequence[nn.Linear], rows: int = 512) -> None:
         weight = torch.cat([m.weight.detach() for m in modules]) if len(modules) > 1 else modules[0].weight.detach()
@@ -184,9 +193,11 @@ class CompiledFloats(_Rows, Packed):
         """The biases of layers that are one matrix, float32."""
         if modules[0].bias is None:
             return None
-        found = self._wide.get(modules[0])
-        if found is None:
-            found = self._wide[modules[0]] = torch.cat([m.bias.detach().float() for m in modules])
+        now = stamp(*(m.bias for m in modules))
+        known, found = self._wide.get(modules[0], (None, None))
+        if found is None or known != now:
+            found = torch.cat([m.bias.detach().float() for m in modules])
+            self._wide[modules[0]] = now, found
         return found
 
     def _opened(self, product: native.Packed, modules: Sequence[Any]) -> tuple[native.Packed, Tensor | None]:

@@ -30,7 +30,7 @@ class Invariant(Operations):
         return self.inner.enter(x)
 
     def layers(self, layers: nn.ModuleList, x: Tensor, layout: Layout, last: bool) -> tuple[Tensor, int]:
-        return self.inner.layers(layers, x, layout, last) if self.inner.by_row(None) else (x, 0)
+        return self.inner.layers(layers, x, layout, last)  # where a table has it, it goes row by row
 
     def norm(self, module: nn.Module, x: Tensor) -> Tensor:
         return self.inner.norm(module, x)
@@ -64,13 +64,13 @@ class Invariant(Operations):
         return self.inner.attention(q, k, v, bias, dropout, causal)
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
-        if self.inner.by_row(None):
+        if self.inner.attends_by_row(q, heads):
             return self.inner.ragged_attention(q, k, v, heads, layout, dropout)
         parts, start = [], 0
         for length in layout.lengths:
-            rows = slice(start, start + length)
-            alone = Ragged.of((length,), layout.causal)
-            parts.append(self.inner.ragged_attention(q[rows], k[rows], v[rows], heads, alone, dropout))
+            # Copies: libraries also choose how they sum by where in memory rows begin.
+            a, b, c = (t[start : start + length].clone(memory_format=torch.contiguous_format) for t in (q, k, v))
+            parts.append(self.inner.ragged_attention(a, b, c, heads, Ragged.of((length,), layout.causal), dropout))
             start += length
         return torch.cat(parts) if parts else q
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from xlm.backends.torch.layout import Ragged
 from xlm.backends.torch.ops import PLAIN, Operations
+from xlm.backends.torch.watch import stamp
 
 _SCORES = 1 << 20
 """Attention scores that exist at once: 4 MB of float32 stay in the outer cache."""
@@ -36,7 +37,7 @@ class Packed(Operations):
         self._product = torch.ops.mkldnn._linear_pointwise.default
         self._sum = torch.ops.mkldnn._linear_pointwise.binary
         self._weights: dict[nn.Module, Tensor] = {}
-        self._biases: dict[nn.Module, Tensor] = {}
+        self._biases: dict[nn.Module, tuple[Any, Tensor]] = {}
 
     def pack(self, modules: Sequence[nn.Linear], rows: int = 512) -> None:
         """Take over the weights of layers that read the same rows, as one matrix made for about ``rows`` rows at a time."""
@@ -72,9 +73,13 @@ class Packed(Operations):
     def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if query not in self._weights or key in self._weights:
             return super().qkv(query, key, value, x)
-        if query not in self._biases:
-            self._biases[query] = torch.cat([m.bias.detach() for m in (query, key, value)])  # type: ignore[union-attr]
-        q, k, v = self._run(query, x, self._biases[query]).chunk(3, dim=1)
+        biases: list[Any] = [query.bias, key.bias, value.bias]
+        now = stamp(*biases)
+        known, bias = self._biases.get(query, (None, None))
+        if bias is None or known != now:
+            bias = torch.cat([b.detach() for b in biases])
+            self._biases[query] = now, bias
+        q, k, v = self._run(query, x, bias).chunk(3, dim=1)
         return q, k, v
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
