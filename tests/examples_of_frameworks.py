@@ -41,6 +41,33 @@ CASES = {
 }
 
 
+def learnt(
+    name: str,
+    task: str,
+    root: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> tuple[dict[str, Any], Any]:
+    """Run an example of a task and check its scores: a batch of two texts, and what PyTorch makes of it with the model."""
+    import torch
+
+    import xlm
+
+    case = CASES[task]
+    example = load_example(name, root, monkeypatch)
+    case.check(example.main(["--task", task, "--epochs", str(case.epochs), "--out", str(out)]))
+    assert f"{case.rows} rows; saved to {out}" in capsys.readouterr().out
+    batch = xlm.AutoTokenizer.from_pretrained(out)(
+        ["Hello world!", "Здравствуй, мир!"], padding=True, return_tensors="pt"
+    )
+    if task == "choose":
+        batch = {name: value[None] for name, value in batch.items()}
+    model = getattr(xlm, f"AutoModel{case.head}").from_pretrained(out)
+    with torch.no_grad():
+        return batch, model(batch["input_ids"], attention_mask=batch["attention_mask"])
+
+
 def load_example(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module of an example; a skip without the bundled model."""
     try:

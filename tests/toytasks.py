@@ -44,6 +44,24 @@ def translator(folder: Path, family: str = "xlm", **more: Any) -> Path:
     return folder / "pair"
 
 
+def spoken(folder: Path) -> Path:
+    """A tiny model of XLM with embeddings of two languages, and the tokenizer's rules for them."""
+    import torch
+
+    import xlm
+
+    plain = checkpoint(folder / "plain", "xlm")
+    languages = {"lang2id": {"en": 0, "fr": 1}, "id2lang": {0: "en", 1: "fr"}}
+    options = xlm.AutoConfig.from_pretrained(plain).to_dict() | {"n_langs": 2, "use_lang_emb": True, **languages}
+    torch.manual_seed(0)
+    model = xlm.XLMWithLMHeadModel(xlm.XLMConfig(**options))
+    with torch.no_grad():
+        model.get_parameter("transformer.embeddings.language_embeddings.weight").normal_()
+    model.save_pretrained(folder / "two")
+    xlm.AutoTokenizer.from_pretrained(plain, **languages).save_pretrained(folder / "two")
+    return folder / "two"
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return path

@@ -21,19 +21,7 @@ TEXTS = ["the film was good .", "Ana was in Rome"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tiny model with embeddings of two languages."""
-    plain = toytasks.checkpoint(tmp_path / "plain", "xlm")
-    config = xlm.AutoConfig.from_pretrained(plain)
-    options = {**config.to_dict(), "n_langs": 2, "use_lang_emb": True}
-    options |= {"lang2id": {"en": 0, "fr": 1}, "id2lang": {0: "en", 1: "fr"}}
-    torch.manual_seed(0)
-    model = xlm.XLMWithLMHeadModel(xlm.XLMConfig(**options))
-    with torch.no_grad():
-        model.get_parameter("transformer.embeddings.language_embeddings.weight").normal_()
-    tokenizer = xlm.AutoTokenizer.from_pretrained(plain, lang2id=options["lang2id"], id2lang=options["id2lang"])
-    model.save_pretrained(tmp_path / "two")
-    tokenizer.save_pretrained(tmp_path / "two")
-    return tmp_path / "two"
+    return toytasks.spoken(tmp_path)
 
 
 def test_the_language_embedding_is_that_of_the_documented_forward(folder: Path) -> None:

@@ -25,19 +25,7 @@ WORDS = ["the film was good .", "Ana was in Rome", "good"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with embeddings of two languages, and the tokenizer's rules for them."""
-    place = tmp_path_factory.mktemp("spoken")
-    plain = toytasks.checkpoint(place / "plain", "xlm")
-    options = {**xlm.AutoConfig.from_pretrained(plain).to_dict(), "n_langs": 2, "use_lang_emb": True}
-    options |= {"lang2id": {"en": 0, "fr": 1}, "id2lang": {0: "en", 1: "fr"}}
-    torch.manual_seed(0)
-    model = xlm.XLMWithLMHeadModel(xlm.XLMConfig(**options))
-    with torch.no_grad():
-        model.get_parameter("transformer.embeddings.language_embeddings.weight").normal_()
-    tokenizer = xlm.AutoTokenizer.from_pretrained(plain, lang2id=options["lang2id"], id2lang=options["id2lang"])
-    model.save_pretrained(place / "two")
-    tokenizer.save_pretrained(place / "two")
-    return place / "two"
+    return toytasks.spoken(tmp_path_factory.mktemp("spoken"))
 
 
 def test_the_server_reads_texts_in_the_engines_language_and_in_a_requests(folder: Path) -> None:
