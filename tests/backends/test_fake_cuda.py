@@ -12,7 +12,7 @@ from torch import Tensor
 
 import tiny
 from fake_cuda import CUDA, fake_cuda, moved
-from xlm.backends.torch import placement, reductions, trunk
+from xlm.backends.torch import placement, reductions, transfer, trunk
 from xlm.backends.torch.buckets import Bucketed
 from xlm.backends.torch.crossing import Crossing
 from xlm.backends.torch.packed import head_scores, rows_read
@@ -243,3 +243,44 @@ def test_the_forward_of_a_training_step_waits_for_nothing(monkeypatch: pytest.Mo
             pooled = mean_pool(model.states(to_batch(micro, model.spec)), lengths)
             assert logits.device == pooled.device == CUDA and len(logits) == len(pooled) == 3
             assert copies.waits == copies.down == []
+
+
+def test_copies_to_the_host_wait_for_what_they_read_and_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of what is asked of the driver, which is not there."""
+    told: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            told.append(f"{self.name} waits for {other.name}")
+
+        def record_event(self) -> Stream:
+            told.append(f"event in {self.name}")
+            return self
+
+        def synchronize(self) -> None:
+            told.append(f"host waits for {self.name}")
+
+        def __enter__(self) -> None:
+            told.append(f"in {self.name}")
+
+        def __exit__(self, *error: object) -> None:
+            told.append(f"out of {self.name}")
+
+    monkeypatch.setattr(transfer, "_stream", lambda device: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: told.append(f"{stream.name} reads {self.dtype}"))
+    monkeypatch.setattr(transfer, "_numpy", lambda tensor: (tuple(tensor.shape), tensor.dtype, tensor.device.type))
+    with fake_cuda(monkeypatch) as copies, torch.inference_mode():
+        states, ids = (
+            torch.zeros(4, 2, device=CUDA, dtype=torch.bfloat16),
+            torch.zeros(3, device=CUDA, dtype=torch.int64),
+        )
+        arrive = transfer.download([states, ids])
+        assert copies.down == ["(4, 2) torch.bfloat16", "(3,) torch.int64"] and "host waits for side" not in told
+        assert arrive() == [((4, 2), torch.bfloat16, "cpu"), ((3,), torch.int64, "cpu")]
+    reads = ["side reads torch.bfloat16", "side reads torch.int64"]
+    assert told == ["side waits for main", "in side", *reads, "event in side", "out of side", "host waits for side"]
