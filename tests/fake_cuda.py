@@ -68,6 +68,10 @@ class _Copies(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.namespace != "aten":  # kernels like packed attention, whose fakes look at no device
+            devices = {value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)}
+            if len(devices) > 1:
+                raise RuntimeError(f"{func}: tensors on more than one device: {', '.join(sorted(devices))}")
         found = func(*args, **kwargs)
         names = [argument.name for argument in func._schema.arguments]
         if "non_blocking" in names:  # copies of every kind

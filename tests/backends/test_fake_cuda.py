@@ -81,6 +81,16 @@ def test_offsets_go_to_a_gpu_once_a_pack_and_not_once_a_layer(monkeypatch: pytes
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("place", ["trunk", "layout", "packed"])
+def test_a_forgotten_copy_is_found(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = next(head for head in PACKED_HEADS if head.name == "XLMRobertaForSequenceClassification")
+    monkeypatch.setattr(f"xlm.backends.torch.{place}.upload", lambda tensor, device: tensor)
+    with fake_cuda(monkeypatch), pytest.raises(RuntimeError, match="device"):
+        model = on_gpu(head, torch.bfloat16)
+        head_scores(model, model.states(packed(head)), LENGTHS)
+
+
+@torch.inference_mode()
 def test_what_is_left_on_the_cpu_or_waits_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     head = tiny.MODELS[1]
     with fake_cuda(monkeypatch) as copies:
