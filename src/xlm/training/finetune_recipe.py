@@ -17,7 +17,7 @@ from xlm.data.tables import HUB, SIDES
 from xlm.errors import ConfigError
 from xlm.tasks.classify import Problem
 from xlm.training.recipe import Optimizer, Run, Schedule
-from xlm.training.schema import bounded, build
+from xlm.training.schema import bounded, build, read_recipe
 
 TaskName = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "fill", "generate"]
 TASKS: tuple[str, ...] = tuple(COLUMNS)
@@ -143,18 +143,8 @@ def load_finetune(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is no mapping.
     """
-    import yaml
-
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"recipe {path}: cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"recipe {path}: it must hold a mapping of fields, not {type(values).__name__}")
-    values.setdefault("base", str(path.resolve().parent))
+    values = read_recipe(path)
+    values.setdefault("base", str(Path(path).resolve().parent))
     return values
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from xlm.errors import ConfigError
-from xlm.training.schema import bounded, build, set_value
+from xlm.training.schema import bounded, build, read_recipe, set_value
 
 
 @dataclass(frozen=True)
@@ -289,18 +289,10 @@ def load_recipe(path: str | Path, assignments: Sequence[str] = (), output: str |
     """Read, override and check a recipe. ``assignments`` are ``field.field=value`` texts, values in YAML."""
     import yaml
 
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"recipe {path}: cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"recipe {path}: it must hold a mapping of fields, not {type(values).__name__}")
+    values = read_recipe(path)
     for assignment in assignments:
         set_value(values, assignment, yaml.safe_load)
-    values.setdefault("base", str(path.resolve().parent))
+    values.setdefault("base", str(Path(path).resolve().parent))
     if output is not None:
         values["output"] = output
     recipe = build(Recipe, values)

@@ -11,11 +11,31 @@ import math
 import types
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from xlm.errors import ConfigError
 
 T = TypeVar("T")
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The fields of a recipe file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"recipe {path}: cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {path}: it must hold a mapping of fields, not {type(values).__name__}")
+    return values
 
 
 def bounded(

@@ -25,8 +25,9 @@ from flax import nnx
 
 from xlm.backends.flax.embeddings import sinusoids
 from xlm.checkpoints.checkpoint import Stored
-from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
-from xlm.checkpoints.report import Report, fit, modern_name
+from xlm.checkpoints.matching import match, opened
+from xlm.checkpoints.published import PREFIX, to_theirs
+from xlm.checkpoints.report import Report
 from xlm.errors import CheckpointError, ConfigError, InputError
 from xlm.families.loading import settle
 from xlm.families.registry import Family
@@ -34,12 +35,6 @@ from xlm.families.spec import EncoderSpec
 
 log = logging.getLogger("xlm")
 Path_ = tuple[str, ...]
-# Tied names: never in a file, or there as copies of the tensor they are tied to.
-COPIES = {
-    "lm_head.decoder.weight": PREFIX + "embeddings.word_embeddings.weight",
-    "lm_head.decoder.bias": "lm_head.bias",
-}
-_HEADS = ("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler.")
 
 
 @dataclass(frozen=True)
@@ -180,29 +175,10 @@ class Slots:
         Returns:
             the arrays, the paths of those that lack tensors (and hold zeros there), and the report.
         """
-        shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
-        read = source.read if hasattr(source, "read") else source.__getitem__
+        shapes, read = opened(source)
         release = getattr(source, "release", lambda _name: None)
         wanted = {slot.ours: slot.shape for slot in self.all}
-        theirs: dict[str, str] = {}
-        unknown = []
-        for name in shapes:
-            if modern_name(name) is None:
-                continue
-            ours = to_ours(self.family, name) or (name if name in COPIES or name in wanted else None)
-            if ours is None:
-                unknown.append(name)
-            else:
-                theirs[ours] = name
-        for copied, original in COPIES.items():
-            # A tied copy that a file holds wins over the original, as in the references: it was loaded last.
-            if copied in theirs and copied not in wanted and original in wanted:
-                theirs[original] = theirs.pop(copied)
-        found = {ours: tuple(shapes[name]) for ours, name in theirs.items()}
-        pairs, report = fit(
-            found, wanted, prefix=PREFIX, new=(*new, *new_attention(self.spec)), optional=_HEADS, source=where
-        )
-        report.unexpected = [theirs.get(k, k) for k in report.unexpected] + unknown
+        pairs, report = match(shapes, wanted, self.family, self.spec, new, where)
         # A pooler or the head of a language model may be absent from files of models that never had one.
         fresh = [n for n in report.missing if n.startswith((PREFIX + "pooler.", "lm_head."))]
         report.missing = [n for n in report.missing if n not in fresh]
@@ -210,16 +186,16 @@ class Slots:
         arrays: dict[Path_, np.ndarray] = {}
         lacking: set[Path_] = set()
         for slot in self.all:
-            key = pairs.get(slot.ours)
-            if key is None:
+            stored = pairs.get(slot.ours)
+            if stored is None:
                 lacking.add(slot.path)
                 continue
-            tensor = np.asarray(read(theirs[key]))
+            tensor = np.asarray(read(stored))
             tensor = tensor.T if slot.transposed else tensor
             if slot.path not in arrays:
                 arrays[slot.path] = np.zeros(self.shapes[slot.path], dtype or tensor.dtype)
             (arrays[slot.path] if slot.layer is None else arrays[slot.path][slot.layer])[...] = tensor
-            release(theirs[key])
+            release(stored)
         return arrays, lacking, report
 
 

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any, ClassVar
+from functools import partial
 
 from xlm.backends.keras.models import MODELS
-from xlm.errors import ConfigError
-from xlm.families.auto import AutoConfig
-from xlm.families.config import PretrainedConfig
+from xlm.families.automodel import AutoClass, of_families
 
 
-class _Auto:
-    """Abstract: maps ``model_type`` to the class of one task."""
+class _Auto(AutoClass):
+    """Abstract: of this framework."""
 
-    classes: ClassVar[dict[str, str]]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        name = type(self).__name__
-        raise ConfigError(f"{name}: use {name}.from_pretrained(...) or {name}.from_config(...)")
-
-    @classmethod
-    def _class(cls, config: PretrainedConfig) -> Any:
-        name = cls.classes.get(config.model_type)
-        if name is None:
-            raise ConfigError(f"model_type={config.model_type!r}: {cls.__name__} knows {', '.join(cls.classes)}")
-        return MODELS[name]
-
-    @classmethod
-    def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
-        """A model with fresh weights."""
-        return cls._class(config).from_config(config, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Load a folder or hub name with the class that its config, or that of ``config``, asks for."""
-        config = kwargs.get("config")
-        if not isinstance(config, PretrainedConfig):
-            from xlm.hub import take_hub_options
-
-            hub = take_hub_options(dict(kwargs))
-            config = AutoConfig.from_pretrained(pretrained_model_name_or_path if config is None else config, **hub)
-        return cls._class(config).from_pretrained(pretrained_model_name_or_path, **kwargs)
+    models = MODELS
 
 
-def _heads(xlm: str, other: str) -> dict[str, str]:
-    return {"xlm": f"TFXLM{xlm}", "xlm-roberta": f"TFXLMRoberta{other}", "xlm-roberta-xl": f"TFXLMRobertaXL{other}"}
+_heads = partial(of_families, "TF")
 
 
 class TFAutoModel(_Auto):

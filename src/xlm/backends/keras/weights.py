@@ -20,8 +20,9 @@ from xlm.backends.keras.embeddings import sinusoids
 from xlm.backends.keras.ops import Table
 from xlm.checkpoints.checkpoint import Stored
 from xlm.checkpoints.dtypes import is_float
-from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
-from xlm.checkpoints.report import Report, fit, modern_name
+from xlm.checkpoints.matching import match, opened
+from xlm.checkpoints.published import PREFIX, to_theirs
+from xlm.checkpoints.report import Report
 from xlm.errors import CheckpointError, ConfigError, InputError
 from xlm.families.loading import settle
 
@@ -29,11 +30,6 @@ log = logging.getLogger("xlm")
 _CHUNK = 8_000_000  # elements that are moved at a time
 FILLING: ContextVar[bool] = ContextVar("filling", default=False)
 """Whether a model is being built to take the values of a file: then nothing is initialised."""
-# Tied names: never in a file, or there as copies of the tensor they are tied to.
-COPIES = {
-    "lm_head.decoder.weight": PREFIX + "embeddings.word_embeddings.weight",
-    "lm_head.decoder.bias": "lm_head.bias",
-}
 
 
 @dataclass(frozen=True)
@@ -181,44 +177,18 @@ def assign(model: Any, source: Any, where: str = "") -> Report:
         source: name -> array, or an open checkpoint (``shapes``, ``read``).
         where: the source's name in the report.
     """
-    family = model.family
-    shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
-    read = source.read if hasattr(source, "read") else source.__getitem__
-    wanted = model.named_weights()
-    full = {_full(model, name): name for name in wanted}
-    theirs: dict[str, str] = {}
-    unknown: list[str] = []
-    for name in shapes:
-        if modern_name(name) is None:
-            continue
-        ours = to_ours(family, name) or (name if name in COPIES or name in full else None)
-        if ours is None:
-            unknown.append(name)
-        else:
-            theirs[ours] = name
-    found = {ours: tuple(shapes[name]) for ours, name in theirs.items()}
-    for copied, original in COPIES.items():
-        # A tied copy that a file holds wins over the original, as in the references; where it is not tied it is a tensor.
-        if copied in found and copied not in wanted and original in wanted:
-            theirs[original] = theirs.pop(copied)
-            found[original] = found.pop(copied)
-    pairs, report = fit(
-        found,
-        {name: wanted[own].shape for name, own in full.items()},
-        prefix=PREFIX,
-        new=(*model.new_head, *new_attention(model.spec)),
-        optional=("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler."),
-        source=where,
-    )
-    report.unexpected = [theirs.get(k, k) for k in report.unexpected] + unknown
-    for ours, key in pairs.items():
-        array = np.asarray(read(theirs[key]))
+    shapes, read = opened(source)
+    wanted = {_full(model, name): weight for name, weight in model.named_weights().items()}
+    needed = {name: weight.shape for name, weight in wanted.items()}
+    pairs, report = match(shapes, needed, model.family, model.spec, model.new_head, where)
+    for ours, stored in pairs.items():
+        array = np.asarray(read(stored))
         # The extremes are not finite where an element is not, and need no second array.
         if is_float(array.dtype) and array.size and not np.isfinite([array.min(), array.max()]).all():
             report.nonfinite.append(ours)
-        wanted[full[ours]].write(array)
+        wanted[ours].write(array)
         if hasattr(source, "release"):
-            source.release(theirs[key])
+            source.release(stored)
     return report
 
 

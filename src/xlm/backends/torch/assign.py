@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from xlm.backends.torch.arrays import array_of, cast, is_finite, tensor_of
 from xlm.backends.torch.placement import Placement
-from xlm.checkpoints.published import PREFIX, new_attention, to_ours, to_theirs
-from xlm.checkpoints.report import Report, fit, modern_name
+from xlm.checkpoints.matching import match, opened
+from xlm.checkpoints.published import PREFIX, to_theirs
+from xlm.checkpoints.report import Report, modern_name
 
 if TYPE_CHECKING:
     from xlm.backends.torch.pretrained import PreTrainedModel
 
-# Tied names: never in a file, or there as copies of the tensor they are tied to.
-COPIES = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"}
 _WORDS = "word_embeddings.weight"
 
 
@@ -107,59 +106,30 @@ def assign(
         check: which tensors are looked through for NaN and infinities, whose names the report then has: ``read``: all but
             those that a placement leaves on the disk.
     """
-    family = model.family
-    shapes = source.shapes if hasattr(source, "shapes") else {k: tuple(v.shape) for k, v in source.items()}
-    read = source.read if hasattr(source, "read") else source.__getitem__
-    theirs: dict[str, str] = {}
-    unknown: list[str] = []
-    wanted = _wanted(model)
-    full = {_full(model, name) for name in wanted}
-    for name in shapes:
-        if modern_name(name) is None:
-            continue
-        # A state dict that was saved as it stands in memory has our names already.
-        ours = to_ours(family, name) or (name if name in COPIES or _full(model, name) in full else None)
-        if ours is None:
-            unknown.append(name)
-        else:
-            theirs[ours] = name
-    found = {ours: tuple(shapes[name]) for ours, name in theirs.items()}
-    for copied, original in COPIES.items():
-        # A tied copy that a file holds wins over the original, as in the references: it was loaded last. Where the
-        # model does not tie it, it is a tensor of its own.
-        if copied in found and copied not in wanted and original in wanted:
-            theirs[original] = theirs.pop(copied)
-            found[original] = found.pop(copied)
-    pairs, report = fit(
-        found,
-        {_full(model, k): v for k, v in wanted.items()},
-        prefix=PREFIX,
-        new=(*model.new_head, *new_attention(model.spec)),
-        optional=("lm_head.", "classifier.", "qa_outputs.", "sequence_summary.", "logits_proj.", PREFIX + "pooler."),
-        source=where,
-    )
-    report.unexpected = [theirs.get(k, k) for k in report.unexpected] + unknown
+    shapes, read = opened(source)
+    wanted = {_full(model, name): shape for name, shape in _wanted(model).items()}
+    pairs, report = match(shapes, wanted, model.family, model.spec, model.new_head, where)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for ours, key in pairs.items():
+    for ours, stored in pairs.items():
         name = ours if ours in parameters else ours.removeprefix(PREFIX)
-        tensor = tensor_of(read(theirs[key]))
+        tensor = tensor_of(read(stored))
         old = parameters[name]
         if copy:
             with torch.no_grad():
                 old.copy_(tensor)
             continue
-        mapped = hasattr(source, "mapped") and source.mapped(theirs[key])
+        mapped = hasattr(source, "mapped") and source.mapped(stored)
         become = dtype if placement is None else placement.dtype_of(name, tensor, dtype, mapped)
-        release = partial(source.release, theirs[key]) if hasattr(source, "release") else _nothing
+        release = partial(source.release, stored) if hasattr(source, "release") else _nothing
         left = mapped and placement is not None and (placement.offload or (name.endswith(_WORDS) and become is None))
         if (check == "all" or (check == "read" and not left)) and not is_finite(tensor, release):
-            report.nonfinite.append(theirs[key])
+            report.nonfinite.append(stored)
         tensor = cast(tensor, become if tensor.is_floating_point() else None, device, release)
         _set(model, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
         if placement is not None:
             placement.settle(name, release)
     if placement is not None:
-        placement.finish(source, {ours: theirs[key] for ours, key in pairs.items()})
+        placement.finish(source, pairs)
     return report
 
 

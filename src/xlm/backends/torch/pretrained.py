@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from xlm.backends.torch import weights
 from xlm.backends.torch.arrays import dtype_of
-from xlm.backends.torch.assign import COPIES, assign_all
+from xlm.backends.torch.assign import assign_all
 from xlm.backends.torch.embeddings import sinusoids
 from xlm.backends.torch.encoder import Recompute
+from xlm.checkpoints.matching import COPIES
 from xlm.errors import ConfigError, InputError
 from xlm.families.config import PretrainedConfig
 from xlm.families.registry import Family, family_of
