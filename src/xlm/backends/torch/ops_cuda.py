@@ -84,9 +84,10 @@ class Cuda(Operations):
         return F.layer_norm(x.float(), module.normalized_shape, weight, bias, module.eps).to(module.weight.dtype)
 
     def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not hasattr(query, "joined_weight"):
+        joined: Any = query
+        if not hasattr(joined, "joined_weight"):
             return super().qkv(query, key, value, x)
-        q, k, v = F.linear(x, query.joined_weight, query.joined_bias).chunk(3, dim=1)
+        q, k, v = F.linear(x, joined.joined_weight, joined.joined_bias).chunk(3, dim=1)
         return q, k, v
 
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
