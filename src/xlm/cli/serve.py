@@ -54,7 +54,10 @@ def serve(
     open_metrics: Annotated[
         bool, typer.Option("--open-metrics", help="Answer /metrics without a key, as scrapers of Prometheus ask.")
     ] = False,
-    tokens_a_pack: Annotated[int, typer.Option("--tokens-a-pack", min=16, help="Tokens of one forward.")] = 1024,
+    tokens_a_pack: Annotated[
+        int | None,
+        typer.Option("--tokens-a-pack", min=16, help="Tokens of one forward. Default: 1024, on a GPU 16384."),
+    ] = None,
     waiting_tokens: Annotated[int, typer.Option("--waiting-tokens", min=1, help="More than wait get 429.")] = 400_000,
     answer_seconds: Annotated[
         float, typer.Option("--answer-seconds", min=0.1, help="Then a request gets 504.")

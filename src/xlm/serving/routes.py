@@ -239,7 +239,7 @@ async def info(request: Request, model: str | None = None) -> dict[str, Any]:
         "languages": engine.languages,
         "lang": engine.lang,
         "max_client_batch_size": desk.settings.inputs,
-        "max_batch_tokens": desk.settings.tokens_a_pack,
+        "max_batch_tokens": served.tokens_a_pack,
         "version": __version__,
     }
 

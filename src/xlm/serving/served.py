@@ -25,6 +25,8 @@ _AT_ONCE = 4000
 """Characters of a request that are tokenized in the event loop, in about a millisecond."""
 _LANGUAGES = 16
 """How many languages are kept ready of a model that takes any name for one."""
+_PACK, _PACK_GPU = 1024, 16_384
+"""Tokens of one forward on a CPU, and on a GPU."""
 _TRY_AGAIN = 2
 """Seconds after which it is worth asking a model again that is being loaded."""
 
@@ -38,7 +40,8 @@ class Served:
 
         self.name, self.engine = name, engine
         run = model_runner(engine.model)
-        self.scheduler = Scheduler(run, settings.tokens_a_pack, settings.waiting_tokens)
+        self.tokens_a_pack = settings.tokens_a_pack or (_PACK if engine.device.type == "cpu" else _PACK_GPU)
+        self.scheduler = Scheduler(run, self.tokens_a_pack, settings.waiting_tokens)
         engine.run_with(self.scheduler.packs)
         if settings.plain_text:
             engine.plain_text = True
