@@ -18,4 +18,5 @@ def test_packs_are_as_large_as_the_device_wants(device: str, asked: int | None, 
     try:
         assert served.tokens_a_pack == wanted
     finally:
-        served.close()
+        served.scheduler.close()
+        served.writing.shutdown()
