@@ -144,7 +144,7 @@ def our_engine(name: str, model: Any, dtype: str, device: torch.device, compiled
     parts = Loaded(model, None, model.spec, name, dtype, device, Embedding(said=True), Path("."))
     engine = Engine(parts)
     if compiled:
-        engine._states = Bucketed(model, backend=backend)
+        engine.states = Bucketed(model, backend=backend)
     return engine
 
 

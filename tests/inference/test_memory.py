@@ -12,6 +12,7 @@ import torch
 
 import toytasks
 import xlm
+from xlm.inference import engine, memory
 from xlm.inference.memory import in_halves
 
 TEXTS = ["the film was good .", "Ana was in Rome", "good", "a bad film with one day ."]
@@ -51,16 +52,44 @@ def test_other_errors_are_no_shortage() -> None:
     assert calls == [[1, 2]]
 
 
+def test_what_allocators_keep_is_given_back_before_halves_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append("the GPU's"))
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: given.append("pinned"), raising=False)
+
+    def call(items: list[int]) -> list[int]:
+        if len(items) > 1:
+            raise FULL
+        assert given == ["the GPU's", "pinned"]
+        return items
+
+    assert list(in_halves(call, [1, 2])) == [[1], [2]]
+    monkeypatch.delattr(torch._C, "_host_emptyCache")  # an older release
+    given[:] = ["the GPU's"]
+    memory.empty_caches()
+    assert given == ["the GPU's"] * 2
+
+
+def test_a_pack_has_no_more_rows_than_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = xlm.load(toytasks.checkpoint(tmp_path / "model"))
+    want, states, packs = loaded.embed(TEXTS), loaded.states, []
+    monkeypatch.setattr(engine, "ROWS_A_PACK", 3)
+    monkeypatch.setattr(loaded, "states", lambda batch: packs.append(len(batch.lengths)) or states(batch))
+    np.testing.assert_allclose(loaded.embed(TEXTS), want, atol=1e-5)
+    assert packs == [3, 1]
+
+
 def test_an_engine_goes_on_with_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = xlm.load(toytasks.checkpoint(tmp_path / "model"))
-    want, states = engine.embed(TEXTS), engine._states
+    want, states = engine.embed(TEXTS), engine.states
 
     def small(batch: Any) -> Any:
         if len(batch.lengths) > 2:
             raise MemoryError
         return states(batch)
 
-    monkeypatch.setattr(engine, "_states", small)
+    monkeypatch.setattr(engine, "states", small)
     np.testing.assert_allclose(engine.embed(TEXTS), want, atol=1e-5)
 
 

@@ -43,7 +43,7 @@ def test_the_next_is_made_before_one_is_given() -> None:
 def as_on_a_gpu(engine: Engine, patch: pytest.MonkeyPatch, tokens: int = 12) -> list[str]:
     """Let an engine on the CPU proceed as on a GPU, in small packs; what it does, in order."""
     told: list[str] = []
-    states, begin = engine._states, transfer.download
+    states, begin = engine.states, transfer.download
 
     def run(batch: Any) -> Any:
         told.append("run")
@@ -59,7 +59,7 @@ def as_on_a_gpu(engine: Engine, patch: pytest.MonkeyPatch, tokens: int = 12) -> 
         return wait
 
     patch.setattr(engine, "device", torch.device("cuda"))
-    patch.setattr(engine, "_states", run)
+    patch.setattr(engine, "states", run)
     patch.setattr(reading, "download", download)
     patch.setattr(engine_module, "TOKENS_A_PACK_GPU", tokens)
     return told
@@ -89,14 +89,14 @@ def test_short_memory_halves_a_pack_that_runs_ahead(tmp_path: Path, monkeypatch:
     engine = xlm.load(toytasks.checkpoint(tmp_path / "model"))
     vectors = engine.embed(TEXTS)
     as_on_a_gpu(engine, monkeypatch, tokens=1000)
-    states = engine._states
+    states = engine.states
 
     def small(batch: Any) -> Any:
         if len(batch.lengths) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return states(batch)
 
-    monkeypatch.setattr(engine, "_states", small)
+    monkeypatch.setattr(engine, "states", small)
     np.testing.assert_allclose(engine.embed(TEXTS), vectors, atol=1e-5)
 
 
@@ -105,8 +105,8 @@ def test_damaged_states_are_told_by_their_place_with_a_pack_ahead(
 ) -> None:
     engine = xlm.load(toytasks.checkpoint(tmp_path / "model"))
     as_on_a_gpu(engine, monkeypatch)
-    states = engine._states
-    monkeypatch.setattr(engine, "_states", lambda batch: states(batch) * (torch.nan if len(batch.lengths) > 1 else 1))
+    states = engine.states
+    monkeypatch.setattr(engine, "states", lambda batch: states(batch) * (torch.nan if len(batch.lengths) > 1 else 1))
     with pytest.raises(CheckpointError, match=r"the states of inputs\[1\] are not finite"):
         engine.encode(TEXTS)
 

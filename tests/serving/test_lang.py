@@ -53,7 +53,7 @@ def test_the_server_reads_texts_in_the_engines_language_and_in_a_requests(folder
 def test_rows_with_and_without_a_language_share_a_pack(folder: Path) -> None:
     engine = xlm.load(folder)
     rows = engine.ids(WORDS)
-    run = model_runner(engine.model)
+    run = model_runner(engine.states)
     with torch.inference_mode():
         mixed = run([list(row) for row in rows], [1, None, 0])
     parts = mixed.split([len(row) for row in rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from xlm.serving.scheduler import Scheduler
-from xlm.serving.tickets import Abandoned, Overloaded, Ticket, current_ticket
+from xlm.serving.tickets import Abandoned, Died, Overloaded, Ticket, current_ticket
 
 
 class Gate:
@@ -108,6 +109,60 @@ def test_a_failure_behind_the_forward_is_one_requests_alone(monkeypatch: pytest.
         assert first.shape == (1, 4) and third.shape == (2, 4) and (third == 1).all()
     monkeypatch.setattr(module._Pooled, "take", lambda *_: 1 / 0)
     assert all(isinstance(found, ZeroDivisionError) for found in asyncio.run(ask())[::2]) and scheduler.alive
+    scheduler.close()
+
+
+def test_halves_have_the_memory_of_what_failed() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def small(rows: list[Sequence[int]], languages: list[int | None]) -> torch.Tensor:
+        assert all(one() is None for one in made)
+        states = torch.ones(sum(map(len, rows)), 4)
+        made.append(weakref.ref(states))
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return states.clone()
+
+    scheduler = Scheduler(small, tokens_a_pack=1000)
+    assert sum(len(members) for members, *_ in scheduler.packs([[1] * 5, [1] * 3, [1]])) == 3
+    assert len(made) == 5
+    scheduler.close()
+
+
+def test_a_gpu_that_is_lost_ends_the_thread() -> None:
+    """Every later request would fail, and /health would not tell."""
+
+    def lost(rows: list[Sequence[int]], languages: list[int | None]) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    scheduler = Scheduler(lost, tokens_a_pack=1000)
+    for _ in range(2):
+        with pytest.raises(Died, match="AcceleratorError"):
+            list(scheduler.packs([[1] * 5, [1] * 3]))
+    scheduler.close()
+    assert not scheduler.alive
+
+    def full(rows: list[Sequence[int]], languages: list[int | None]) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    scheduler = Scheduler(full, tokens_a_pack=1000)
+    with pytest.raises(torch.AcceleratorError):
+        list(scheduler.packs([[1] * 5, [1] * 3]))
+    assert scheduler.alive
+    scheduler.close()
+
+
+def test_a_pack_has_no_more_rows_than_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlm.serving.scheduler.ROWS_A_PACK", 2)
+    packs: list[int] = []
+
+    def run(rows: list[Sequence[int]], languages: list[int | None]) -> torch.Tensor:
+        packs.append(len(rows))
+        return torch.ones(sum(map(len, rows)), 4)
+
+    scheduler = Scheduler(run, tokens_a_pack=1000)
+    assert sum(len(members) for members, *_ in scheduler.packs([[1]] * 5)) == 5
+    assert packs == [2, 2, 1]
     scheduler.close()
 
 

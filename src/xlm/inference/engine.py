@@ -35,7 +35,7 @@ from xlm.inference.inputs import Input, Rows
 from xlm.inference.language import Language, languages_of, speak
 from xlm.inference.loading import Loaded, load_parts, tasks_of
 from xlm.inference.long import LongTexts
-from xlm.inference.memory import in_halves
+from xlm.inference.memory import ROWS_A_PACK, in_halves
 from xlm.inference.reading import Pack, Read, Wanted, pack_ids, read
 from xlm.inference.translating import Translates
 from xlm.tasks import fill
@@ -64,6 +64,7 @@ class Engine(Answers, LongTexts, Translates):
         max_tokens: the longest input in tokens, special ones included.
         hidden_size: the width of states and embeddings.
         computed_by: which operations were chosen for this processor.
+        states: a packed batch -> its last hidden states (tokens, hidden), compiled where that was asked for.
         tasks: what the model can be asked: ``embed``, ``fill-mask``, ``classify``, ...
         lang: the language of the texts; may be set at any time, see :func:`load`.
     """
@@ -81,7 +82,7 @@ class Engine(Answers, LongTexts, Translates):
         self.tasks = tasks_of(parts.model)
         self._tokens: list[str] = []
         self._run: Packs = self._own_packs
-        self._states: Callable[[Batch], Tensor] = Bucketed(parts.model) if parts.compiled else parts.model.states
+        self.states: Callable[[Batch], Tensor] = Bucketed(parts.model) if parts.compiled else parts.model.states
         self.computed_by: str = parts.model.computed_by
         self._language: Language = Language(None, None)
         self._writing = threading.Lock()
@@ -371,14 +372,16 @@ class Engine(Answers, LongTexts, Translates):
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
         budget = TOKENS_A_PACK if self.device.type == "cpu" else TOKENS_A_PACK_GPU
         for start, end in split_budget([len(rows[index]) for index in order], budget):
-            yield from in_halves(lambda members: self._packed_states(rows, members, language), order[start:end])
+            for first in range(start, end, ROWS_A_PACK):
+                members = order[first : min(first + ROWS_A_PACK, end)]
+                yield from in_halves(lambda some: self._packed_states(rows, some, language), members)
 
     @torch.inference_mode()
     def _packed_states(self, rows: Sequence[Sequence[int]], members: list[int], language: int | None) -> Pack:
         ids, lengths = pack_ids(rows, members)
         tokens = torch.from_numpy(ids)  # on the host, where the model checks them
         languages = None if language is None else torch.full_like(tokens, language)
-        return members, lengths, self._states(Batch.packed(tokens, lengths, languages=languages))
+        return members, lengths, self.states(Batch.packed(tokens, lengths, languages=languages))
 
     def _vocabulary(self) -> list[str]:
         """The token of every id, made once."""

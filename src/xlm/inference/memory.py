@@ -8,18 +8,22 @@ from typing import TypeVar
 
 import torch
 
+from xlm.backends.torch.shortage import is_short
+
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger("xlm")
-# The CPU's allocator; the driver, also for pinned memory; what a product needs beside its result.
-_SHORT = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+ROWS_A_PACK = 32_768
+"""Sequences that may run at once: kernels count them in a dimension of a GPU's grid, which ends at 65,535."""
 
 
-def is_short(error: BaseException) -> bool:
-    """Whether an error says that memory is used up, on the CPU (where PyTorch has no class of its own for it) or a GPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _SHORT)
-    )
+def empty_caches() -> None:
+    """Return to the driver what a GPU's allocators keep for later: of its own memory, and of pinned memory beside it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        empty_pinned = getattr(torch._C, "_host_emptyCache", None)  # not in every release
+        if empty_pinned is not None:
+            empty_pinned()
 
 
 def in_halves(call: Callable[[list[T]], R], items: list[T]) -> Iterator[R]:
@@ -37,8 +41,7 @@ def in_halves(call: Callable[[list[T]], R], items: list[T]) -> Iterator[R]:
     else:
         yield found
         return
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # outside the handler, whose error held on to what was made
+    empty_caches()  # outside the handler, whose error held on to what was made
     middle = len(items) // 2
     yield from in_halves(call, items[:middle])
     yield from in_halves(call, items[middle:])

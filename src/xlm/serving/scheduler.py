@@ -22,6 +22,9 @@ import torch
 from torch import Tensor
 
 from xlm.backends.torch.reductions import pool_rows
+from xlm.batches.batch import Batch
+from xlm.batches.packing import pack
+from xlm.inference.memory import ROWS_A_PACK, empty_caches, is_short
 from xlm.serving.tickets import Abandoned, Died, Overloaded, Ticket, current_ticket
 from xlm.tasks.retrieve import Floats
 
@@ -192,7 +195,7 @@ class Scheduler:
                         heapq.heappop(self._heap)
                         self._drop(job, length)
                         continue
-                    if chosen and tokens + length > self._budget:
+                    if chosen and (tokens + length > self._budget or len(chosen) == ROWS_A_PACK):
                         break
                     heapq.heappop(self._heap)
                     self._unqueue(job, length)
@@ -249,21 +252,33 @@ class Scheduler:
                 _fail(job, self._dead)
 
     def _compute(self, chosen: list[tuple[int, _Job]]) -> None:
-        """Run rows and hand them out; when that fails, run halves, so that one bad row fails alone."""
+        """Run rows and hand them out; when that fails, run halves, so that one bad row fails alone.
+
+        Raises:
+            torch.AcceleratorError: the GPU is lost to this process: whatever comes next would fail.
+        """
         try:
-            with torch.inference_mode():
-                states = self._run([job.rows[index] for index, job in chosen], [job.language for _, job in chosen])
-                portions = _portions(chosen, states)
+            portions = self._portions(chosen)
         except Exception as error:
+            if isinstance(error, torch.AcceleratorError) and not is_short(error):
+                raise
             if len(chosen) == 1:
                 log.warning("a row of %d tokens failed: %s", len(chosen[0][1].rows[chosen[0][0]]), type(error).__name__)
                 _fail(chosen[0][1], error)
                 return
-            middle = len(chosen) // 2
-            self._compute(chosen[:middle])
-            self._compute(chosen[middle:])
+        else:
+            self._hand_out(portions)
             return
-        self._hand_out(portions)
+        empty_caches()  # outside the handler, whose error held on to what was made
+        middle = len(chosen) // 2
+        self._compute(chosen[:middle])
+        self._compute(chosen[middle:])
+
+    @torch.inference_mode()
+    def _portions(self, chosen: list[tuple[int, _Job]]) -> list[tuple[_Job, list[int], Any]]:
+        """What each job gets of rows that are run now."""
+        states = self._run([job.rows[index] for index, job in chosen], [job.language for _, job in chosen])
+        return _portions(chosen, states)
 
     @staticmethod
     def _hand_out(portions: list[tuple[_Job, list[int], Any]]) -> None:
@@ -325,10 +340,8 @@ def _tell(loop: asyncio.AbstractEventLoop, jobs: list[_Pooled]) -> None:
         loop.call_soon_threadsafe(resolve)
 
 
-def model_runner(model: Any) -> Run:
-    """The model as `Scheduler` wants it."""
-    from xlm.batches.batch import Batch
-    from xlm.batches.packing import pack
+def model_runner(states: Callable[[Batch], Tensor]) -> Run:
+    """The model as `Scheduler` wants it, of what gives the states (tokens, hidden) of a packed batch."""
 
     def forward(rows: list[Sequence[int]], languages: list[int | None]) -> Tensor:
         ids, lengths = pack([np.asarray(row) for row in rows])
@@ -336,7 +349,7 @@ def model_runner(model: Any) -> Run:
         if languages[0] is not None:
             spoken = torch.from_numpy(np.repeat(np.asarray(languages, np.int64), lengths))
         # On the host, where the model checks them.
-        return model.states(Batch.packed(torch.from_numpy(ids), lengths, languages=spoken))
+        return states(Batch.packed(torch.from_numpy(ids), lengths, languages=spoken))
 
     def run(rows: list[Sequence[int]], languages: list[int | None]) -> Tensor:
         groups = [[n for n, found in enumerate(languages) if (found is None) == silent] for silent in (True, False)]

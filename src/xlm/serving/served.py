@@ -39,7 +39,7 @@ class Served:
         from xlm.serving.scheduler import Scheduler, model_runner
 
         self.name, self.engine = name, engine
-        run = model_runner(engine.model)
+        run = model_runner(engine.states)
         self.tokens_a_pack = settings.tokens_a_pack or (_PACK if engine.device.type == "cpu" else _PACK_GPU)
         self.scheduler = Scheduler(run, self.tokens_a_pack, settings.waiting_tokens)
         engine.run_with(self.scheduler.packs)
