@@ -45,3 +45,8 @@ def test_images_run_as_a_user_and_check_themselves() -> None:
         assert "USER xlm" in text and "HEALTHCHECK" in text and "constraints.txt" in text
         assert text.index("install -y --no-install-recommends g++") < text.index("pip install")  # for the kernels
     assert {".git", ".venv"} <= set((DEPLOY.parent / ".dockerignore").read_text("utf-8").split())
+
+
+def test_the_image_for_gpus_can_compile_where_it_runs() -> None:
+    last = (DEPLOY / "Dockerfile.cuda").read_text("utf-8").rpartition("\nFROM ")[2]
+    assert "gcc libc6-dev" in last[: last.index("USER xlm")]
