@@ -173,6 +173,26 @@ def test_pre_norm_layers_in_float16_add_up_beyond_its_range() -> None:
     torch.testing.assert_close(buckets.Bucketed(model, backend="eager")(batch).float(), wanted, atol=0.02, rtol=0.02)
 
 
+@pytest.mark.parametrize(
+    ("capability", "built", "wanted"),
+    [
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((8, 6), ["sm_75", "sm_80"], True),
+        ((10, 0), ["sm_80", "sm_90", "sm_100"], True),
+        ((12, 0), ["sm_90a", "sm_100f"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((7, 0), ["compute_75"], False),
+        ((9, 4), ["gfx942"], True),
+        ((7, 0), [], True),
+    ],
+)
+def test_doctor_knows_which_kernels_run_where(capability: tuple[int, int], built: list[str], wanted: bool) -> None:
+    from xlm.cli.doctor import has_kernels
+
+    assert has_kernels(capability, built) == wanted
+
+
 def test_doctor_says_how_a_gpu_attends(monkeypatch: pytest.MonkeyPatch) -> None:
     from xlm.cli.doctor import torch_facts
 
@@ -181,8 +201,21 @@ def test_doctor_says_how_a_gpu_attends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0) if device.index else (7, 5))
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     assert torch_facts()["gpus"] == (
-        "GPU 0 (attention in runs of equal length: compute capability 7.5, the kernel needs 8.0), "
+        "GPU 0 (attention in runs of equal length: compute capability 7.5, the kernel needs 8.0; no bfloat16: choose "
+        "float16), GPU 1 (packed attention in bfloat16 and float16)"
+    )
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    assert torch_facts()["gpus"] == (
+        "GPU 0 (not usable: compute capability 7.5, this PyTorch has kernels for sm_80, sm_90), "
         "GPU 1 (packed attention in bfloat16 and float16)"
+    )
+
+    def broken(device: Any) -> tuple[int, int]:
+        raise RuntimeError("The NVIDIA driver on your system is too old\nUpdate it")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", broken)
+    assert torch_facts()["gpus"] == ", ".join(
+        f"GPU {index} (not usable: The NVIDIA driver on your system is too old)" for index in range(2)
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert torch_facts()["gpus"] == "none"

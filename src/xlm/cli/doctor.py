@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -92,14 +93,39 @@ def torch_facts() -> dict[str, object]:
 
 
 def gpu_state(index: int) -> str:
-    """A GPU's name, and how `xlm.load` attends there with heads of the published models' width."""
+    """A GPU's name, and how `xlm.load` attends there with heads of the published models' width; or why it does not run."""
     import torch
 
     from xlm.backends.torch.ops_cuda import why_not_packed
 
-    why = why_not_packed(torch.device("cuda", index), 64)
+    try:
+        have = torch.cuda.get_device_capability(torch.device("cuda", index))
+        name = torch.cuda.get_device_name(index)
+        why = why_not_packed(torch.device("cuda", index), 64)
+        built = torch.cuda.get_arch_list()
+    except (RuntimeError, AssertionError) as error:  # a driver that is broken, or too old
+        return f"GPU {index} (not usable: {(str(error).splitlines() or [type(error).__name__])[0]})"
+    if not has_kernels(have, built):
+        return f"{name} (not usable: compute capability {have[0]}.{have[1]}, this PyTorch has kernels for {', '.join(built)})"
     how = f"attention in runs of equal length: {why}" if why else "packed attention in bfloat16 and float16"
-    return f"{torch.cuda.get_device_name(index)} ({how})"
+    return f"{name} ({how}{'; no bfloat16: choose float16' if have < (8, 0) else ''})"
+
+
+def has_kernels(capability: tuple[int, int], built: list[str]) -> bool:
+    """Whether a GPU runs a PyTorch that was built for these architectures, as ``torch.cuda.get_arch_list`` gives them.
+
+    Kernels (``sm_86``) run on GPUs of the same major number that are no older, and of no other with a letter (``sm_90a``);
+    code that the driver compiles (``compute_90``) on all that are no older. Nothing is known of an empty list and of
+    other makers' names.
+    """
+    found = [match for name in built if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)(a|f)?", name))]
+    for kind, major, minor, letter in (match.groups() for match in found):
+        made = (int(major), int(minor))
+        if capability == made or (
+            capability > made and letter != "a" and (kind == "compute" or capability[0] == made[0])
+        ):
+            return True
+    return not found
 
 
 def extra_state(packages: tuple[str, ...]) -> str:

@@ -98,6 +98,8 @@ def load_parts(
         raise ConfigError(
             "compile=True with dtype 'float32': the packed attention is of bfloat16 and float16: choose one"
         )
+    if dtype == "bfloat16":
+        _warn_of_bfloat16(place)
     if batch_invariant and config.is_composition:
         raise ConfigError("batch_invariant=True: not for translation, whose beams of all texts run together")
     torch_dtype, quantization = DTYPES[dtype]
@@ -160,14 +162,45 @@ def find_device(device: str | None) -> torch.device:
         ConfigError: no such device, here or anywhere.
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        place = torch.device("cuda")
+        if why := _why_not(place):
+            log.warning("there is a GPU, but it does not compute: %s; the CPU does", why)
+            return torch.device("cpu")
+        return place
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"device is {device!r}: not usable here: {first}") from error
+    except RuntimeError as error:
+        raise ConfigError(f"device is {device!r}: not usable here: {_first_line(error)}") from error
+    if why := _why_not(place):
+        raise ConfigError(f"device is {device!r}: not usable here: {why}")
     return place
+
+
+def _why_not(place: torch.device) -> str | None:
+    """Why a device does not compute. Memory alone is to be had, too, on a GPU for which PyTorch was built without kernels."""
+    try:
+        (torch.ones(1, device=place) + 1).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return _first_line(error)
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _warn_of_bfloat16(place: torch.device) -> None:
+    """Tell of GPUs that have no instructions for it: they compute in float32, or refuse."""
+    if (
+        place.type == "cuda"
+        and torch.version.hip is None
+        and (have := torch.cuda.get_device_capability(place)) < (8, 0)
+    ):
+        log.warning(
+            "dtype is 'bfloat16' and %s has compute capability %d.%d: bfloat16 needs 8.0; choose float16", place, *have
+        )
 
 
 def tasks_of(model: Any) -> tuple[str, ...]:
