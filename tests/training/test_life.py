@@ -36,7 +36,10 @@ def run(path: Path, *changes: str, output: Path | None = None) -> Any:
     return pretrain(load_recipe(path, changes, str(output) if output else None), quiet=True)
 
 
-def short_of_memory(monkeypatch: pytest.MonkeyPatch, tokens: int) -> list[int]:
+CPU_SHORT = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, tokens: int, said: str = CPU_SHORT) -> list[int]:
     """Let forward passes of more than ``tokens`` tokens fail as PyTorch's allocator does; the sizes that were tried."""
     tried: list[int] = []
     forward = xlm.XLMRobertaForMaskedLM.states
@@ -44,9 +47,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, tokens: int) -> list[int]:
     def states(self: Any, batch: Any, *more: Any) -> torch.Tensor:
         tried.append(len(batch.ids))
         if self.training and len(batch.ids) > tokens:
-            raise RuntimeError(
-                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-            )
+            raise RuntimeError(said)
         return forward(self, batch, *more)
 
     monkeypatch.setattr(xlm.XLMRobertaForMaskedLM, "states", states)
@@ -74,6 +75,13 @@ def test_too_little_memory_halves_the_micro_batches_and_says_so(
 def test_what_cannot_be_halved_is_an_error_that_says_what_to_change(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     short_of_memory(monkeypatch, 16)
     with pytest.raises(OutOfMemory, match=r"step 0: a micro-batch of 1 rows of up to 32 tokens.*batch\.micro_tokens"):
+        run(toy(**MLM), "schedule.steps=2")
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"])
+def test_what_cuda_says_of_its_memory_counts(toy: Toy, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    short_of_memory(monkeypatch, 16, said)
+    with pytest.raises(OutOfMemory, match="step 0: a micro-batch of 1 rows"):
         run(toy(**MLM), "schedule.steps=2")
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xlm.atomic import write_text
+from xlm.backends.torch.shortage import is_short
 from xlm.backends.torch.transfer import upload
 from xlm.data.random import torch_seed
 from xlm.errors import XLMError
@@ -113,7 +114,7 @@ class Trainer:
                 for name, result in self._backward(micro, targets[micro.objective]):
                     results[name].append(result)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not is_short(error):
                     raise
                 failed = error.with_traceback(None)  # its frames hold the tensors that are too many
                 break
@@ -208,10 +209,3 @@ class Trainer:
             f"The batch (seed {self.recipe.seed}, languages {languages}) is in {path}; the last checkpoint is intact: "
             "lower optimizer.learning_rate"
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's or this machine's memory did not suffice."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
