@@ -28,6 +28,8 @@ class _Indexing(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__getitem__:
             return _item(*args)
+        if func is Tensor.copy_:
+            return aten.copy_(*args, **(kwargs or {}))
         if func is Tensor.contiguous:
             return args[0] if args[0].is_contiguous() else aten.clone(*args, memory_format=torch.contiguous_format)
         return func(*args, **(kwargs or {}))

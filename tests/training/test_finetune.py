@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 import toytasks
@@ -390,6 +391,61 @@ def test_scores_do_not_depend_on_neighbours_without_a_language() -> None:
     assert by_tokens(items, 1000) == [items]
     with pytest.raises(InputError, match="with and without a language embedding"):
         packed(items, languages)
+
+
+def _items(targets: list[Any], rows: int = 1) -> list[Item]:
+    rng = np.random.default_rng(0)
+    return [
+        Item(n, tuple(rng.integers(5, 30, 4 + (3 * n + k) % 5) for k in range(rows)), target)
+        for n, target in enumerate(targets)
+    ]
+
+
+def test_a_gpu_of_bf16_compares_texts_in_fp32() -> None:
+    head = Head(
+        Embed(temperature=0.05), tiny.stir(xlm.XLMRobertaModel(tiny.config(tiny.MODELS[1]))), torch.device("cpu")
+    )
+    batch = head.pack(_items([None] * 4, rows=3))
+    states = torch.randn(len(batch.ids), 16, generator=torch.Generator().manual_seed(0))
+    found = []
+    for low in (False, True):
+        leaf = states.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss, right = head._contrast(leaf, batch)
+        loss.backward()
+        found.append((loss.detach(), right, leaf.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+class _Called(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_ends_of_answers_compete_within_their_row_and_no_size_is_read_back() -> None:
+    head = Head(Answer(), tiny.stir(xlm.XLMRobertaModel(tiny.config(tiny.MODELS[1]))), torch.device("cpu"))
+    batch = head.pack(_items([(1, 2), (0, 3), (2, 2)]))
+    scores = torch.randn(len(batch.ids), 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with _Called() as called:
+        loss, right = head._ends(scores, batch)
+        loss.backward()
+    # A GPU's host waits for operations whose result has a size that it does not know.
+    assert not called.names & {"masked_scatter", "masked_select", "nonzero", "_local_scalar_dense"}
+    plain, hits = torch.zeros(()), 0
+    for item, row in zip(batch.items, batch.split(np.arange(len(batch.ids))), strict=True):
+        mine = scores[torch.from_numpy(row)]
+        losses = [torch.nn.functional.cross_entropy(mine[:, side], torch.tensor(item.target[side])) for side in (0, 1)]
+        plain = plain + sum(losses) / 2
+        hits += mine.argmax(0).tolist() == list(item.target)
+    (wanted,) = torch.autograd.grad(plain, scores)
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(scores.grad, wanted)
+    assert int(right) == hits
 
 
 def test_every_epoch_visits_every_item_once() -> None:

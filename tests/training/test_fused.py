@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from fake_cuda import CUDA, fake_cuda
 from xlm.training.fused import AccumulatingEmbedding, linear_cross_entropy
 
 
@@ -37,6 +41,28 @@ def test_linear_cross_entropy_is_autograds(dtype: torch.dtype, chunk: int) -> No
     torch.testing.assert_close(weight.grad - 1, w.grad, **tolerance)
     torch.testing.assert_close(bias.grad, b.grad, **tolerance)
     assert dtype == torch.bfloat16 or correct == (logits.argmax(-1) == targets).sum()
+
+
+class _Casts(TorchDispatchMode):
+    """Counts the numbers of the vocabulary's table, 8 a row, that are cast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cast = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and args[0].shape[1:] == (8,) and args[0].dtype == torch.float32:
+            self.cast += len(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_casts_the_table_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_cuda(monkeypatch):
+        rows, targets = torch.zeros(6, 8).to(CUDA, torch.bfloat16), torch.zeros(6).to(CUDA, torch.int64)
+        table = torch.zeros(30, 8).to(CUDA)
+        with _Casts() as casts:
+            linear_cross_entropy(rows, targets, table, None, 1.0, 2)
+    assert casts.cast == 30 + 6  # and the rows' own gradient at the end
 
 
 def test_the_accumulating_embedding_is_an_embedding() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,42 @@ def test_pairs_are_pooled_and_scored_as_documented(builder: StepBuilder, tiny_mo
     plain = (functional.cross_entropy(scores, diagonal) + functional.cross_entropy(scores.T, diagonal)) / 2
     assert float(loss) / result.count == pytest.approx(float(plain), rel=1e-5)
     assert result.correct == int((scores.argmax(-1) == diagonal).sum())
+
+
+def test_a_gpu_of_bf16_compares_pairs_in_fp32(builder: StepBuilder, tiny_model: Path) -> None:
+    micro = next(m for m in steps(builder, 2)[1] if m.pairs)
+    model = model_of(tiny_model)
+    with torch.no_grad():
+        states = model.states(to_batch(micro, model.spec))
+    found = []
+    for low in (False, True):
+        leaf = states.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss, _ = contrastive_loss(leaf, micro, 0.05)
+        loss.backward()
+        found.append((loss.detach(), leaf.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_a_gpu_holds_more_logits_at_a_time(builder: StepBuilder, tiny_model: Path, monkeypatch) -> None:
+    GiB = 1 << 30
+    assert [objectives.gpu_logits(n * GiB) for n in (16, 24, 80, 180)] == [1 << 27, 3 << 26, 1 << 29, 1 << 29]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24 * GiB))
+    assert objectives._held_logits(torch.device("cuda:0")) == 3 << 26
+    assert objectives._held_logits(CPU) == objectives.LOGIT_ELEMENTS == 1 << 26
+    # What is held at a time is what the loss is cut by.
+    micro, chunks, model = steps(builder, 1)[0][0], [], model_of(tiny_model)
+    whole = objectives.linear_cross_entropy
+
+    def noted(*given: Any) -> Any:
+        chunks.append(given[-1])
+        return whole(*given)
+
+    monkeypatch.setattr(objectives, "linear_cross_entropy", noted)
+    monkeypatch.setattr(objectives, "_held_logits", lambda device: 7 * model.config.vocab_size)
+    states = model.states(to_batch(micro, model.spec), torch.from_numpy(micro.positions))
+    masked_loss(model, states, micro, 1.0)
+    assert chunks == [7]
 
 
 def test_a_step_is_a_function_of_its_cursor(builder: StepBuilder) -> None:

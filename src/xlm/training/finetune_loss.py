@@ -165,13 +165,13 @@ class Head:
         """Each end's token competes with those of its own row."""
         total = scores.new_zeros(())
         right = torch.ones(len(batch.items), dtype=torch.bool, device=self.device)
+        # Rows as columns of a rectangle whose rest cannot be chosen; a mask would make the host wait for its places.
+        longest = max(batch.lengths)
+        inside = np.arange(longest) < np.asarray(batch.lengths)[:, None]
+        places = self._tensor(np.flatnonzero(inside))
         for side in (0, 1):
-            # Rows as columns of a rectangle whose rest cannot be chosen.
-            wide = scores.new_full((len(batch.lengths), max(batch.lengths)), -torch.inf)
-            lengths = self._tensor(np.asarray(batch.lengths)).view(-1, 1)
-            inside = torch.arange(wide.shape[1], device=self.device) < lengths
-            wide = wide.masked_scatter(inside, scores[:, side])
-            rows = wide[self._tensor(batch.place)]
+            wide = scores.new_full((inside.size,), -torch.inf).index_copy(0, places, scores[:, side])
+            rows = wide.view(-1, longest)[self._tensor(batch.place)]
             wanted = self._tensor(np.asarray([item.target[side] for item in batch.items]))
             total = total + functional.cross_entropy(rows, wanted, reduction="sum") / 2
             right &= rows.detach().argmax(-1) == wanted
@@ -192,14 +192,19 @@ class Head:
         """InfoNCE, both ways: each text must find its partner among those of the batch and the negatives; twins of the
         partner do not count as wrong."""
         assert isinstance(self.task, Embed)
-        vectors = functional.normalize(self._pooled(states_TH, batch), dim=-1)
+        with torch.autocast(self.device.type, enabled=False):  # a temperature makes bf16's error many times as large
+            vectors = functional.normalize(self._pooled(states_TH, batch), dim=-1)
+            return self._ranked(vectors, batch, self.task.temperature)
+
+    def _ranked(self, vectors: Tensor, batch: Packed, temperature: float) -> tuple[Tensor, Tensor | int]:
+        """The loss of unit vectors in the order of the batch's rows, and how many texts rank their partner first."""
         firsts = np.cumsum([0, *(len(item.rows) for item in batch.items)])[:-1]
         others = np.setdiff1d(np.arange(len(vectors)), np.concatenate([firsts, firsts + 1]))
         keys = [row.tobytes() for item in batch.items for row in item.rows]
         candidates = np.concatenate([firsts + 1, others])
         texts = vectors[self._tensor(firsts)]
         partners = vectors[self._tensor(candidates)]
-        similarity = texts @ partners.T / self.task.temperature
+        similarity = texts @ partners.T / temperature
         size = len(firsts)
         twins = np.asarray([[keys[a + 1] == keys[b] or keys[a] == keys[b] for b in candidates] for a in firsts])
         twins[np.arange(size), np.arange(size)] = False

@@ -60,13 +60,15 @@ def linear_cross_entropy(
     grad_VH, fresh = _gradient(weight_VH) if learnt else (weight_VH, False)
     if bias is not None and bias.requires_grad and bias.grad is None:
         bias.grad = torch.zeros_like(bias)
+    # A GPU casts the table once for all chunks; a CPU block by block, where it stays in the cache.
+    table_VH = weight_VH if rows_MH.device.type == "cpu" else weight_VH.to(rows_MH.dtype)
     loss = torch.zeros((), device=rows_MH.device, dtype=torch.float32)
     correct = torch.zeros((), device=rows_MH.device, dtype=torch.int64)
     parts = max(-(-len(targets) // chunk), 1)
     for rows_CH, wanted_C1, out_CH in zip(
         rows_MH.tensor_split(parts), targets[:, None].tensor_split(parts), gradient_MH.tensor_split(parts), strict=True
     ):
-        part = _Chunk(rows_CH, wanted_C1, weight_VH, bias)
+        part = _Chunk(rows_CH, wanted_C1, table_VH, bias)
         lost, hit = part.forward()
         loss += lost
         correct += hit

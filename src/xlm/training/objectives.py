@@ -20,7 +20,8 @@ from xlm.families.spec import EncoderSpec
 from xlm.training.fused import linear_cross_entropy
 from xlm.training.steps import MicroBatch
 
-LOGIT_ELEMENTS = 1 << 26  # logits held at a time: 256 MiB in fp32
+LOGIT_ELEMENTS = 1 << 26  # logits held at a time on a CPU: 256 MiB in fp32
+_GPU_LOGIT_ELEMENTS = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,20 @@ def to_batch(micro: MicroBatch, spec: EncoderSpec) -> Batch:
     )
 
 
+def gpu_logits(memory: float) -> int:
+    """How many logits a GPU of ``memory`` bytes holds at a time: for large products, in a twentieth of its memory.
+
+    Of the whole memory, not of what is free: how a loss is cut, and so its rounding, is the same in every run.
+    """
+    return min(_GPU_LOGIT_ELEMENTS, int(memory) >> 7)
+
+
+def _held_logits(device: torch.device) -> int:
+    if device.type != "cuda":
+        return LOGIT_ELEMENTS
+    return gpu_logits(torch.cuda.get_device_properties(device).total_memory)
+
+
 def masked_loss(model: Any, rows_MH: Tensor, micro: MicroBatch, scale: float) -> tuple[Tensor, Result]:
     """Cross-entropy of the masked tokens, back-propagated through the head into its ``.grad``, times ``scale``.
 
@@ -58,12 +73,13 @@ def masked_loss(model: Any, rows_MH: Tensor, micro: MicroBatch, scale: float) ->
     device = rows_MH.device
     targets = upload(torch.from_numpy(micro.targets), device)
     leaf_MH = rows_MH.detach().requires_grad_()
-    size = max(LOGIT_ELEMENTS // int(model.config.vocab_size), 1)
+    vocabulary = int(model.config.vocab_size)
     decoder = model.get_output_embeddings()
     if isinstance(decoder, nn.Linear) and hasattr(model.lm_head, "features"):
         features_MH = model.lm_head.features(leaf_MH)
         if torch.is_autocast_enabled(device.type):
             features_MH = features_MH.to(torch.get_autocast_dtype(device.type))
+        size = max(_held_logits(device) // vocabulary, 1)
         with torch.autocast(device.type, enabled=False):
             loss, correct, gradient_MH = linear_cross_entropy(
                 features_MH.detach(), targets, decoder.weight, decoder.bias, scale, size
@@ -72,7 +88,8 @@ def masked_loss(model: Any, rows_MH: Tensor, micro: MicroBatch, scale: float) ->
             features_MH.backward(gradient_MH)
             assert leaf_MH.grad is not None
             gradient_MH = leaf_MH.grad
-    else:
+    else:  # autograd keeps several copies of a chunk's logits
+        size = max(LOGIT_ELEMENTS // vocabulary, 1)
         loss, correct = _chunked_loss(model, leaf_MH, targets, scale, size)
         assert leaf_MH.grad is not None
         gradient_MH = leaf_MH.grad
@@ -102,16 +119,20 @@ def mean_pool(states_NH: Tensor, lengths: list[int]) -> Tensor:
 
 
 def contrastive_loss(states_NH: Tensor, micro: MicroBatch, temperature: float) -> tuple[Tensor, Result]:
-    """Symmetric InfoNCE of the micro-batch's pairs, the sum over pairs; ``correct`` counts translations ranked first."""
+    """Symmetric InfoNCE of the micro-batch's pairs, the sum over pairs; ``correct`` counts translations ranked first.
+
+    In fp32, under autocast too: a temperature of 0.05 makes an error of bf16's in a cosine twenty times as large.
+    """
     assert micro.pairs
     device = states_NH.device
-    pooled = functional.normalize(mean_pool(states_NH, micro.lengths), dim=-1)
-    texts = pooled[upload(torch.from_numpy(micro.pairs.texts), device)]
-    translations = pooled[upload(torch.from_numpy(micro.pairs.translations), device)]
-    similarity = texts @ translations.T / temperature
-    similarity = similarity.masked_fill(upload(torch.from_numpy(micro.pairs.duplicates), device), float("-inf"))
-    wanted = torch.arange(len(texts), device=device)
-    loss = 0.5 * sum(functional.cross_entropy(s, wanted, reduction="sum") for s in (similarity, similarity.T))
+    with torch.autocast(device.type, enabled=False):
+        pooled = functional.normalize(mean_pool(states_NH, micro.lengths), dim=-1)
+        texts = pooled[upload(torch.from_numpy(micro.pairs.texts), device)]
+        translations = pooled[upload(torch.from_numpy(micro.pairs.translations), device)]
+        similarity = texts @ translations.T / temperature
+        similarity = similarity.masked_fill(upload(torch.from_numpy(micro.pairs.duplicates), device), float("-inf"))
+        wanted = torch.arange(len(texts), device=device)
+        loss = 0.5 * sum(functional.cross_entropy(s, wanted, reduction="sum") for s in (similarity, similarity.T))
     assert isinstance(loss, Tensor)
     correct = (similarity.detach().argmax(-1) == wanted).sum()
     return loss, Result(loss.detach(), correct, len(texts))

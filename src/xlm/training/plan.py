@@ -17,7 +17,7 @@ from torch import Tensor
 from xlm.batches.batch import Batch
 from xlm.errors import ConfigError, XLMError
 from xlm.families.registry import family_of
-from xlm.training.objectives import LOGIT_ELEMENTS
+from xlm.training.objectives import gpu_logits
 from xlm.training.recipe import Recipe
 
 FRACTION = 0.40
@@ -112,8 +112,10 @@ def plan(recipe: Recipe, gpus: int = 8, gpu: str = "h100", fraction: float = FRA
     # Cut: embeddings and head stay gathered with their gradients; of layers two are there, and one's gradient twice.
     gathered = 4.0 * rest + 2 * 2 * layer + (2 + 4) * layer if cut else 0.0
     masked = micro if recipe.objectives.only_causal else round(micro * recipe.masking.rate)
-    chunk = min(masked, max(LOGIT_ELEMENTS // model.spec.vocab_size, 1))
+    chunk = min(masked, max(gpu_logits(hardware.memory) // model.spec.vocab_size, 1))
     logits = chunk * (2.0 * model.spec.vocab_size + 3 * 4 * min(65536, model.spec.vocab_size))
+    if not cut:  # the table in bf16; cut models gather it so
+        logits += 2.0 * model.spec.vocab_size * model.spec.hidden_size
     compute = tokens * flops_per_token(model, recipe, longest) / (gpus * hardware.peak * fraction)
     speed = hardware.inside if gpus <= 8 else hardware.between
     moved = passes * (2 * 2 + 4) * total if cut else 2 * 4 * total
