@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -139,6 +141,63 @@ def test_every_release_of_the_kernel_is_told_its_way_where_to_look() -> None:
         assert [kernel(*[None] * 7, **looking(causal)) for causal in (False, True)] == [False, True]
     assert ops_cuda.how_to_look(varlen.varlen_attn)(True)
 
+    def of_2_12(q: Any, k: Any, v: Any, *, num_splits: int | None = None) -> Any:
+        return num_splits
+
+    assert ops_cuda.how_to_sum(of_2_12, rocm=False) == {"num_splits": 1}
+    assert not ops_cuda.how_to_sum(of_2_12, rocm=True) and not ops_cuda.how_to_sum(of_2_11, rocm=False)
+
+
+@torch.no_grad()
+def test_a_sequences_keys_are_never_divided_and_packs_attend_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an invariant model need not go sequence by sequence."""
+    calls: list[dict[str, Any]] = []
+    real = ops_cuda.varlen_attn
+
+    def kernel(*arguments: Any, **options: Any) -> Any:
+        calls.append(options)
+        return real(*arguments, **options)
+
+    model, batch = tiny(), packed(1, 5, 5, 17, 2)
+    wanted = model.states(batch).float()
+    placement.use_gpu(model)
+    placement.make_invariant(model)
+    monkeypatch.setattr(ops_cuda, "varlen_attn", kernel)
+    torch.testing.assert_close(model.states(batch).float(), wanted, atol=0.06, rtol=0.06)
+    assert len(calls) == len(model.encoder.layer)
+    if "num_splits" in signature(real).parameters:
+        assert all(options["num_splits"] == 1 for options in calls)
+
+
+def test_dense_attention_does_without_cudnn_whose_plans_are_made_anew_for_every_shape() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        placement.use_gpu(tiny())
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@torch.no_grad()
+def test_above_the_limit_of_graphs_packs_run_uncompiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(buckets, "_GRAPHS", 1)
+    buckets._warn_of_limit.cache_clear()
+    model = tiny()
+    placement.use_gpu(model)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    run = buckets.Bucketed(model, backend=counter)
+    with caplog.at_level(logging.WARNING, "xlm"):
+        for size in (100, 300, 100, 300):
+            batch = packed(*[20] * (size // 20))
+            torch.testing.assert_close(run(batch).float(), model.states(batch).float(), atol=0.06, rtol=0.06)
+    assert counter.frame_count == 1
+    assert caplog.text.count("packs of other sizes run uncompiled") == 1
+    torch._dynamo.reset()
+
 
 @torch.no_grad()
 def test_joined_weights_are_held_once_and_stay_the_layers_own() -> None:
@@ -149,6 +208,38 @@ def test_joined_weights_are_held_once_and_stay_the_layers_own() -> None:
     own = [layer.weight for layer in (three.query, three.key, three.value)]
     assert len({weight.untyped_storage().data_ptr() for weight in own}) == 1
     assert all(torch.equal(one, other) for one, other in zip(own, wanted, strict=True))
+
+
+def core_of(model: Any) -> Any:
+    return model.encoder.layer[0].attention.core
+
+
+def test_joined_weights_learn_as_the_layers_own() -> None:
+    model, batch = tiny(torch.float32), packed(1, 5, 5, 17, 2)
+    placement.use_gpu(model)
+    model.requires_grad_(True)
+    model.states(batch).square().sum().backward()
+    core = core_of(model)
+    assert all(
+        layer.weight.grad is not None and layer.weight.grad.any() for layer in (core.query, core.key, core.value)
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["adapter", "weight", "half"])
+def test_what_takes_the_place_of_joined_weights_is_computed(change: str) -> None:
+    model, plain, batch = tiny(torch.float32), tiny(torch.float32), packed(1, 5, 5, 17, 2)
+    placement.use_gpu(model)
+    for one in (plain, model):
+        core = core_of(one)
+        if change == "adapter":
+            core.value = torch.nn.Sequential(core.value, torch.nn.Hardtanh(-0.01, 0.01))
+        elif change == "weight":
+            core.value.weight = torch.nn.Parameter(core.value.weight * 3)
+        else:
+            one.half().float()
+            core.value.weight *= 3
+    torch.testing.assert_close(model.states(batch), plain.states(batch), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -6,12 +6,15 @@ run it, so that compiling takes as long as one does; the number of sequences may
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from xlm.backends.torch.encoder import Layer
 from xlm.backends.torch.layout import Ragged
@@ -21,8 +24,9 @@ from xlm.batches.batch import Batch
 _SMALLEST = 256
 _SHORTEST = 512
 _GRAPHS = 256
-"""Graphs that may be made in a process, of all engines together: PyTorch's limit on a function's recompilations is 8, above
-which it runs uncompiled, but a pack of 65,536 tokens comes in 17 sizes. Above 256 it stops whatever is said here."""
+"""Graphs that may be made in a process, of all engines together: PyTorch's own limit on a function's recompilations is 8, but
+a pack of 65,536 tokens comes in 17 sizes. Above 256 PyTorch makes none whatever is said here: what has no graph by then runs
+uncompiled."""
 
 
 def bucket(count: int) -> int:
@@ -45,6 +49,13 @@ def filled(lengths: Sequence[int], total: int) -> list[int]:
     return [*lengths, *[longest] * (rest // longest), *[rest % longest] * (rest % longest > 0)]
 
 
+@cache
+def _warn_of_limit() -> None:
+    logging.getLogger("xlm").warning(
+        "this process has compiled as many sizes of packs as PyTorch allows: packs of other sizes run uncompiled"
+    )
+
+
 class Bucketed:
     """A model's encoder, compiled, over packed rows of any sizes.
 
@@ -55,7 +66,7 @@ class Bucketed:
 
     def __init__(self, model: Any, backend: Any = "inductor") -> None:
         host = model.encoder_host
-        self.host, self.spec = host, host.spec
+        self.model, self.host, self.spec = model, host, host.spec
         self._causal = self.spec.is_decoder or self.spec.causal_only
         self._layer = torch.compile(self._run, dynamic=False, fullgraph=True, backend=backend)
 
@@ -76,7 +87,11 @@ class Bucketed:
         torch._dynamo.mark_dynamic(offsets, 0)
         encoder, longest = self.host.encoder, bound(max(lengths))
         with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
-            for layer in encoder.layer:
-                x_TH = self._layer(layer, x_TH, offsets, longest)
+            try:
+                for layer in encoder.layer:
+                    x_TH = self._layer(layer, x_TH, offsets, longest)
+            except FailOnRecompileLimitHit:
+                _warn_of_limit()
+                return self.model.states(batch)
         x_TH = x_TH[:tokens]
         return x_TH if encoder.LayerNorm is None else encoder.ops.norm(encoder.LayerNorm, x_TH)

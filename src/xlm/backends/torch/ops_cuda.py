@@ -22,6 +22,7 @@ from xlm.backends.torch.ops import Operations
 
 _CAPABILITY = (8, 0)
 _WIDTHS, _WIDEST = 8, 256
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 def why_not_packed(device: torch.device, width: int) -> str | None:
@@ -43,7 +44,16 @@ def how_to_look(kernel: Callable[..., Any]) -> Callable[[bool], dict[str, Any]]:
     return lambda causal: {"is_causal": causal}
 
 
+def how_to_sum(kernel: Callable[..., Any], rocm: bool) -> dict[str, int]:
+    """What keeps a release's kernel from dividing a sequence's keys by what runs beside it, and adding up the parts.
+
+    A release that cannot be told never does so; AMD's kernel does not either, and refuses to be told.
+    """
+    return {"num_splits": 1} if "num_splits" in signature(kernel).parameters and not rocm else {}
+
+
 _looking = how_to_look(varlen_attn)
+_summing = how_to_sum(varlen_attn, torch.version.hip is not None)
 
 
 class Cuda(Operations):
@@ -85,17 +95,37 @@ class Cuda(Operations):
 
     def qkv(self, query: nn.Module, key: nn.Module, value: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         joined: Any = query
-        if not hasattr(joined, "joined_weight"):
+        if not self._still_joined(query, key, value):
             return super().qkv(query, key, value, x)
         q, k, v = F.linear(x, joined.joined_weight, joined.joined_bias).chunk(3, dim=1)
         return q, k, v
 
+    @staticmethod
+    def _still_joined(*three: nn.Module) -> bool:
+        """Whether the layers compute what `join` laid together: not where one was replaced, got other weights, or learns."""
+        weight, bias = (getattr(three[0], name, None) for name in ("joined_weight", "joined_bias"))
+        if weight is None or bias is None or any(type(layer) is not nn.Linear for layer in three):
+            return False
+        if torch.is_grad_enabled() and any(p.requires_grad for layer in three for p in layer.parameters()):
+            return False
+        if torch.compiler.is_compiling():  # no storages are seen there; an engine compiles, whose weights stay
+            return True
+        return all(_shares(p, whole) for layer in three for p, whole in ((layer.weight, weight), (layer.bias, bias)))
+
+    def attends_by_row(self, q: Tensor, heads: int) -> bool:
+        return self._packed and q.dtype in _HALVES
+
     def ragged_attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, layout: Ragged, dropout: float) -> Tensor:
-        if not self._packed or dropout or q.dtype not in (torch.float16, torch.bfloat16):
+        if not self._packed or dropout or q.dtype not in _HALVES:
             return super().ragged_attention(q, k, v, heads, layout, dropout)
         offsets = layout.offsets_on(q.device)
         q, k, v = (t.unflatten(1, (heads, -1)) for t in (q, k, v))
         longest, looking = layout.longest, _looking(layout.causal)
-        out = varlen_attn(q, k, v, offsets, offsets, longest, longest, **looking)
+        out = varlen_attn(q, k, v, offsets, offsets, longest, longest, **looking, **_summing)
         assert isinstance(out, Tensor)
         return out.flatten(1)
+
+
+def _shares(one: Any, other: Any) -> bool:
+    """Whether two tensors lie in the same memory."""
+    return one.untyped_storage()._cdata == other.untyped_storage()._cdata

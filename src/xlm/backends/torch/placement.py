@@ -220,9 +220,14 @@ def observe(model: PreTrainedModel) -> Observer:
 
 
 def use_gpu(model: PreTrainedModel) -> str | None:
-    """Let a model on a GPU compute packed batches without padding; why its attention needs equal lengths, if it does."""
+    """Let a model on a GPU compute packed batches without padding; why its attention needs equal lengths, if it does.
+
+    In the whole process PyTorch's dense attention does without cuDNN from then on, whose plan of every new shape takes tens of
+    milliseconds to make and is kept for ever: texts have ever new shapes.
+    """
     from xlm.backends.torch.ops_cuda import Cuda, why_not_packed
 
+    torch.backends.cuda.enable_cudnn_sdp(False)
     device = next(model.parameters()).device
     why = next((why for part in model.parts().values() if (why := why_not_packed(device, part.spec.head_size))), None)
     specs = [part.spec for part in model.parts().values()]
