@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import xlm
+from fake_cuda import CUDA, fake_cuda
 from loopback_hub import LoopbackHub
 from xlm.errors import CheckpointError, InputError
-from xlm.inference.embedding import read_embedding, sparse_weights
+from xlm.inference.embedding import Linear, linear_rows, read_embedding, sparse_weights
 
 TEXTS = ["The weather is nice today.", "Il fait beau.", "今天天气很好。", "x"]
 
@@ -78,6 +80,42 @@ def test_heads_of_bge_m3(folder: Path) -> None:
         np.testing.assert_allclose(list(found["sparse"].values()), [wanted[k] for k in found["sparse"]], rtol=1e-4)
         np.testing.assert_allclose(found["multi"], vectors.numpy(), atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(found["dense"]), 1.0, rtol=1e-5)
+
+
+def test_heads_of_invariant_models_multiply_blocks_of_one_size_on_a_gpu(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU goes sequence by sequence anyway."""
+    put_heads(folder)
+    asked: list[bool] = []
+
+    def noted(*arguments: Any, batch_invariant: bool = False, **options: Any) -> Any:
+        asked.append(batch_invariant)
+        return linear_rows(*arguments, batch_invariant=batch_invariant, **options)
+
+    monkeypatch.setattr("xlm.inference.engine.linear_rows", noted)
+    for invariant in (False, True):
+        xlm.load(folder, batch_invariant=invariant).embed_all(TEXTS)
+        assert set(asked) == {invariant}
+        asked.clear()
+
+    sizes: list[int] = []
+    product = torch.nn.functional.linear
+
+    def counted(rows: torch.Tensor, *layer: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(rows))
+        return product(rows, *layer)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", counted)
+    head = Linear(np.ones((8, 16), np.float32), np.ones(8, np.float32))
+    for invariant, wanted in ((False, [147]), (True, [64, 64, 64])):
+        sizes.clear()
+        with fake_cuda(monkeypatch):
+            states = torch.zeros(150, 16).to(CUDA, non_blocking=True)
+            made = linear_rows(head, states, [100, 30, 20], first=1, batch_invariant=invariant)
+            assert made.shape == (147, 8) and made.device == CUDA
+        head._placed.clear()
+        assert sizes == wanted
 
 
 def put_heads(folder: Path) -> None:

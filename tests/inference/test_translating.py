@@ -13,6 +13,7 @@ import torch
 
 import toytasks
 import xlm
+from xlm.backends.torch import seq2seq
 from xlm.cli import main
 from xlm.tokenizers.detokenize import detokenize
 
@@ -35,6 +36,38 @@ def test_answers_do_not_depend_on_the_others(folder: Path, dtype: str) -> None:
     if dtype == "float32":
         assert [engine.translate([text], "en", num_beams=2)[0] for text in TEXTS] == together
     assert engine.translate([], "en") == []
+
+
+def test_short_of_memory_it_translates_fewer_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = xlm.load(folder)
+    wanted, write, done = engine.translate(TEXTS, "en", "de"), seq2seq.write, []
+
+    def small(model: Any, rows: Any, *arguments: Any, **options: Any) -> Any:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return write(model, rows, *arguments, **options)
+
+    monkeypatch.setattr(seq2seq, "write", small)
+    assert engine.translate(TEXTS, "en", "de", progress=done.append) == wanted
+    assert done == sorted(done) and done[-1] == len(TEXTS)
+
+
+def test_the_scores_of_a_step_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [3] * 2000
+    found = seq2seq.batches(lengths, torch.device("cuda"), 4, 250_002)
+    assert sorted(index for group in found for index in group) == list(range(2000))
+    assert max(map(len, found)) * 4 * 250_002 <= 2**28 < (max(map(len, found)) + 1) * 4 * 250_002
+    assert len(seq2seq.batches(lengths, torch.device("cuda"), 4, 5000)) == 1
+    engine, write, sizes = xlm.load(folder), seq2seq.write, []
+
+    def noted(model: Any, rows: Any, *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(rows))
+        return write(model, rows, *arguments, **options)
+
+    monkeypatch.setattr(seq2seq, "write", noted)
+    monkeypatch.setattr(seq2seq, "_SCORES", 4 * engine.model.decoder.spec.vocab_size)
+    engine.translate(TEXTS, "en", "de", num_beams=2)
+    assert sizes == [2, 2, 1]
 
 
 def test_the_engine_writes_what_the_model_does(folder: Path) -> None:

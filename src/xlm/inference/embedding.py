@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xlm.backends.torch.ops_invariant import in_blocks
 from xlm.backends.torch.transfer import upload
 from xlm.checkpoints.shards import safe_member
 from xlm.errors import CheckpointError, InputError
@@ -181,9 +182,11 @@ def _linear(path: Path) -> Linear | None:
     return Linear(tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32))
 
 
-def linear_rows(head: Linear, states_TH: Tensor, lengths: Sequence[int], first: int = 0) -> Tensor:
+def linear_rows(
+    head: Linear, states_TH: Tensor, lengths: Sequence[int], first: int = 0, batch_invariant: bool = False
+) -> Tensor:
     """What a head makes of the states of sequences end to end, of each without its ``first`` tokens: (rows, out) float32
-    where the states are; on the CPU sequence by sequence, so that none depends on another."""
+    where the states are; on the CPU sequence by sequence, so that none depends on another, and if asked in blocks on a GPU."""
     ends = np.cumsum(lengths)
     if states_TH.device.type == "cpu":
         states = states_TH.float().numpy()
@@ -191,7 +194,12 @@ def linear_rows(head: Linear, states_TH: Tensor, lengths: Sequence[int], first: 
         return torch.from_numpy(np.concatenate([head(states[end - n + first : end]) for end, n in spans]))
     if first:
         states_TH = states_TH.index_select(0, upload(torch.from_numpy(after(lengths, first)), states_TH.device))
-    return torch.nn.functional.linear(states_TH.float(), *head.on(states_TH.device))
+    weight, bias = head.on(states_TH.device)
+
+    def product(rows: Tensor) -> Tensor:
+        return torch.nn.functional.linear(rows, weight, bias)
+
+    return in_blocks(product, states_TH.float()) if batch_invariant else product(states_TH.float())
 
 
 def after(lengths: Sequence[int], first: int) -> NDArray[np.int64]:

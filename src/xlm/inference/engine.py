@@ -227,15 +227,15 @@ class Engine(Answers, LongTexts, Translates):
             InputError: as in :meth:`embed`.
         """
         rows = self.embedding_rows(texts, prompt=prompt, truncate=truncate)
-        heads, special = self.embedding, set(self.tokenizer.all_special_ids)
+        heads, special, invariant = self.embedding, set(self.tokenizer.all_special_ids), self.batch_invariant
         found: list[dict[str, Any]] = [{} for _ in rows]
 
         def wanted(states: Tensor, lengths: list[int], _: list[int]) -> list[Tensor]:
             made = [pool_rows(states, lengths, heads.pooling)]
             if heads.sparse is not None:
-                made.append(linear_rows(heads.sparse, states, lengths))
+                made.append(linear_rows(heads.sparse, states, lengths, batch_invariant=invariant))
             if heads.multi is not None:
-                made.append(linear_rows(heads.multi, states, lengths, first=1))
+                made.append(linear_rows(heads.multi, states, lengths, first=1, batch_invariant=invariant))
             return made
 
         for members, lengths, arrays in self._read(rows, wanted):

@@ -15,6 +15,7 @@ import torch
 from xlm.backends.torch import seq2seq
 from xlm.errors import InputError
 from xlm.inference.answers import marked
+from xlm.inference.memory import in_halves
 from xlm.tasks.translate import Ids, Sentences
 
 
@@ -85,21 +86,25 @@ class Translates:
             options["generator"] = torch.Generator(self.device).manual_seed(int(seed))
         options |= {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
         found: list[str] = [""] * len(texts)
-        room, done = self.model.decoder.spec.max_tokens - 1, 0
-        for members in seq2seq.batches([len(row) for row in rows], self.device, num_beams):
+        decoder, done = self.model.decoder.spec, 0
+
+        def write(members: list[int]) -> tuple[list[int], list[list[int]]]:
             some = [rows[index] for index in members]
-            most = [min(int(seq2seq.FACTOR * len(row)) + seq2seq.EXTRA, room) for row in some]
+            most = [min(int(seq2seq.FACTOR * len(row)) + seq2seq.EXTRA, decoder.max_tokens - 1) for row in some]
             if max_new_tokens is not None:
                 most = [max_new_tokens] * len(some)
             with self._writing, torch.inference_mode():
                 if progress is not None:
                     progress(done)  # who asked may have gone while others' texts were translated
-                made = seq2seq.write(self.model, some, source, target, most, **options)
-            for index, row in zip(members, made, strict=True):
-                found[index] = sentences.text(sentences.written(row), target)
-            done += len(members)
-            if progress is not None:
-                progress(done)
+                return members, seq2seq.write(self.model, some, source, target, most, **options)
+
+        for together in seq2seq.batches([len(row) for row in rows], self.device, num_beams, decoder.vocab_size):
+            for members, made in in_halves(write, together):
+                for index, row in zip(members, made, strict=True):
+                    found[index] = sentences.text(sentences.written(row), target)
+                done += len(members)
+                if progress is not None:
+                    progress(done)
         answers: list[dict[str, Any]] = [
             {"text": text, "translation": made, "source": source, "target": target}
             for text, made in zip(texts, found, strict=True)

@@ -2,7 +2,7 @@
 
 Libraries choose how they sum by the number of rows. Their products run here on blocks of one fixed number of rows, and
 their attention on one sequence at a time; what remains (norms, activations, sums) goes row by row anyway, as do our own
-kernels.
+kernels, and the attention of GPUs over packed sequences.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ class Invariant(Operations):
 
     def _blocks(self, module: nn.Module, run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """``run`` of a layer on blocks of rows, unless it goes row by row itself."""
-        return run(*inputs) if self.inner.by_row(module) else _blocks(run, *inputs)
+        return run(*inputs) if self.inner.by_row(module) else in_blocks(run, *inputs)
 
 
-def _blocks(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def in_blocks(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """``run`` on blocks of rows, the last one filled up with zeros."""
     count = inputs[0].shape[0]
     parts: list[Any] = []

@@ -25,15 +25,20 @@ FACTOR, EXTRA = 1.5, 10
 """Unless told otherwise a target has at most 1.5 times its source's tokens and 10, as in the original XLM."""
 _ROWS, _ROWS_GPU = 2048, 65536
 """Source tokens times beams that are translated at once on a CPU, where the decoder's caches should stay small."""
+_SCORES = 2**28
+"""Scores of one step, of all hypotheses: 1 GB in float32, of which several copies exist at a time."""
 
 Language = str | int
 
 
-def batches(lengths: Sequence[int], device: torch.device, num_beams: int = 1) -> list[list[int]]:
-    """Which sources of so many tokens are best translated together: indices, the longest first."""
+def batches(lengths: Sequence[int], device: torch.device, num_beams: int = 1, vocab_size: int = 1) -> list[list[int]]:
+    """Which sources of so many tokens are best translated together, into a vocabulary: indices, the longest first."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    budget = max(1, (_ROWS if device.type == "cpu" else _ROWS_GPU) // max(num_beams, 1))
-    return [order[start:end] for start, end in split_budget([lengths[index] for index in order], budget)]
+    beams = max(num_beams, 1)
+    budget = max(1, (_ROWS if device.type == "cpu" else _ROWS_GPU) // beams)
+    most = max(1, _SCORES // (beams * vocab_size))
+    groups = (order[start:end] for start, end in split_budget([lengths[index] for index in order], budget))
+    return [group[first : first + most] for group in groups for first in range(0, len(group), most)]
 
 
 def write(
