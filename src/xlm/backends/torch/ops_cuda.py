@@ -44,7 +44,7 @@ def how_to_look(kernel: Callable[..., Any]) -> Callable[[bool], dict[str, Any]]:
     return lambda causal: {"is_causal": causal}
 
 
-def how_to_sum(kernel: Callable[..., Any], rocm: bool) -> dict[str, int]:
+def how_to_sum(kernel: Callable[..., Any], rocm: bool) -> dict[str, Any]:
     """What keeps a release's kernel from dividing a sequence's keys by what runs beside it, and adding up the parts.
 
     A release that cannot be told never does so; AMD's kernel does not either, and refuses to be told.
