@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +17,20 @@ from torch import Tensor, nn
 
 from xlm.errors import ConfigError
 
+log = logging.getLogger("xlm")
 BUCKET = 1 << 24  # elements of the gradients that are summed over processes at once
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` and ``cuda`` are this process's GPU; ``auto`` is the CPU where there is none."""
+    """``auto`` and ``cuda`` are this process's GPU; ``auto`` is the CPU where there is none.
+
+    Where that is a GPU, PyTorch's dense attention does without cuDNN from then on, in the whole process: cuDNN plans anew for
+    every shape, keeps all plans, and steps have ever new shapes.
+
+    Raises:
+        ConfigError: no such device, fewer GPUs than processes, or one GPU named for all processes of a machine.
+    """
+    asked = name
     if name in ("auto", "cuda") and torch.cuda.is_available():
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     elif name == "auto":
@@ -31,15 +41,46 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"device = {name!r}: it must be auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device = {name!r}: no CUDA device is at hand")
+    if device.type == "cuda":
+        _check_gpu(asked, device)
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 
+def _check_gpu(asked: str, device: torch.device) -> None:
+    count, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    seen = f"this process sees {count} GPU{'s' * (count != 1)}"
+    if (device.index or 0) >= count:
+        if asked in ("auto", "cuda"):
+            raise ConfigError(
+                f"device = {asked!r}: LOCAL_RANK = {device.index}, but {seen}: start one process a GPU, or, where each "
+                "process sees a GPU of its own, say device = 'cuda:0'"
+            )
+        raise ConfigError(f"device = {asked!r}: {seen}: N of cuda:N must be below {count}")
+    if asked not in ("auto", "cuda") and here > 1 and count > 1:
+        raise ConfigError(
+            f"device = {asked!r}: all {here} processes of this machine would take that one GPU of {count}: say "
+            "device = 'cuda', and each takes its own"
+        )
+
+
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """``auto`` is bf16 on GPUs, and on CPUs that multiply in it; others emulate it at a fraction of fp32's speed."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
+    """``auto`` is bf16 on GPUs, and on CPUs that multiply in it; others emulate it at a fraction of fp32's speed.
+
+    A recipe may ask for it on a GPU that emulates it; that is said.
+    """
+    if precision == "auto" and device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision != "auto":
+        if (
+            precision == "bf16"
+            and device.type == "cuda"
+            and not torch.cuda.is_bf16_supported(including_emulation=False)
+        ):
+            log.warning(
+                "precision = bf16: this GPU only emulates it, which costs time and precision; fp32 computes as it is"
+            )
+        return precision == "bf16"
     cpu = getattr(torch, "cpu", None)
     return any(bool(getattr(cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
 
