@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlm.backends.torch.transfer import host_tensor, upload
 from xlm.errors import InputError
 from xlm.families.config import PretrainedConfig
 from xlm.families.search import banned, check_banned, check_options, ids_of
@@ -87,6 +88,10 @@ class Options:
             )
         if not self.do_sample and self.num_return_sequences > self.num_beams:
             raise InputError(f"num_return_sequences={self.num_return_sequences}: at most num_beams={self.num_beams}")
+        if self.do_sample and self.generator is not None and self.generator.device.type != ids.device.type:
+            raise InputError(
+                f"generator on {self.generator.device}: the ids are on {ids.device}, and so must be what draws their next"
+            )
         if self.temperature <= 0:
             raise InputError(f"temperature={self.temperature}: must be above 0; for the best token use do_sample=False")
         if self.early_stopping not in (False, True, "never"):
@@ -212,7 +217,7 @@ def beam_search(model: Any, ids: Tensor, options: Options, model_kwargs: dict[st
     batch, prompt, width = ids.shape[0], ids.shape[1], options.num_beams
     ids = ids.repeat_interleave(width, 0)
     steps = Steps(model, batch * width, options, model_kwargs)
-    eos = set(options.eos)
+    eos, device = set(options.eos), ids.device
     sums = torch.full((batch, width), -1e9, device=ids.device)
     sums[:, 0] = 0.0
     if options.do_sample:
@@ -231,36 +236,37 @@ def beam_search(model: Any, ids: Tensor, options: Options, model_kwargs: dict[st
             picked = picked.gather(1, order)
         else:
             values, picked = total.topk(count, dim=1)
-        rows, tokens, new_sums = [], [], torch.full_like(sums, -1e9)
+        rows, tokens, kept_sums = [], [], []
         length = ids.shape[1] + 1 - prompt
-        for b in range(batch):
-            kept = 0
-            for rank, (value, place) in enumerate(zip(values[b].tolist(), picked[b].tolist(), strict=True)):
+        # Read for all prompts at once: the host waits for a GPU at every reading.
+        for b, (ranked, places) in enumerate(zip(values.tolist(), picked.tolist(), strict=True)):
+            kept = []
+            for rank, (value, place) in enumerate(zip(ranked, places, strict=True)):
                 beam, token = divmod(place, vocab)
                 row = b * width + beam
                 if token in eos:
                     if rank < width and not closed[b]:
                         done[b].add(value / length**options.length_penalty, _append(ids[row], token))
                     continue
-                if kept < width:
+                if len(kept) < width:
                     rows.append(row)
                     tokens.append(token)
-                    new_sums[b, kept] = value
-                    kept += 1
+                    kept.append(value)
+            kept_sums.append(kept + [-1e9] * (width - len(kept)))
             # "never" hopes for the best length there may be: sums are negative, so with a positive penalty the longest.
             hopeful = options.early_stopping == "never" and options.length_penalty > 0
             hoped = options.max_length - prompt if hopeful else length
-            best = float(values[b, 0]) / hoped**options.length_penalty
+            best = ranked[0] / hoped**options.length_penalty
             closed[b] = closed[b] or done[b].closed(best, options.early_stopping is True)
-        order = torch.tensor(rows, device=ids.device)
-        ids = torch.cat([ids[order], torch.tensor(tokens, device=ids.device, dtype=ids.dtype)[:, None]], dim=1)
+        order = upload(host_tensor(rows), device)
+        ids = torch.cat([ids[order], upload(host_tensor(tokens, ids.dtype), device)[:, None]], dim=1)
         steps.reorder(order)
-        sums = new_sums
+        sums = upload(torch.tensor(kept_sums, dtype=sums.dtype), device)
     length = max(1, ids.shape[1] - prompt)
-    for b in range(batch):
+    for b, last in enumerate(sums.tolist()):
         if not closed[b]:
             for beam in range(width):
-                done[b].add(float(sums[b, beam]) / length**options.length_penalty, ids[b * width + beam])
+                done[b].add(last[beam] / length**options.length_penalty, ids[b * width + beam])
     best = [item[1] for d in done for item in d.items[: options.num_return_sequences]]
     out = ids.new_full((len(best), max(len(row) for row in best)), options.pad or 0)
     for i, row in enumerate(best):

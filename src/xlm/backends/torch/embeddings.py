@@ -75,8 +75,8 @@ def check_ids(name: str, ids: Tensor, limit: int, owner: str) -> None:
         raise InputError(f"{name} of dtype {ids.dtype}: must be integers")
     if ids.numel() == 0:
         return
-    low, high = torch.aminmax(ids)
-    if int(low) < 0 or int(high) >= limit:
+    low, high = torch.stack(torch.aminmax(ids)).tolist()  # as one: the host waits for a GPU at every reading
+    if low < 0 or high >= limit:
         place = torch.nonzero((ids < 0) | (ids >= limit))[0]
         where = tuple(place.tolist())
         raise InputError(f"{name}{list(where)}={int(ids[where])}: must be from 0 to {limit - 1} ({owner})")

@@ -84,11 +84,22 @@ def need_padded(layout: Layout, what: str) -> Padded:
 
 
 def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scores' bias of a mask: 0 where it is 1, the lowest finite value of ``dtype`` where it is 0.
+    """Scores' bias of a mask: 0 where it is 1, where it is 0 the lowest finite value of ``dtype``, under autocast of its own.
 
     Values between 0 and 1 weigh in between, as in the reference of XLM-R, which in effect hides such a token.
     """
-    return (1.0 - visible.to(dtype)) * torch.finfo(dtype).min
+    return (1.0 - visible.to(dtype)) * _lowest(dtype, visible.device.type)
+
+
+def _lowest(dtype: torch.dtype, device: str) -> float:
+    """The lowest finite value of ``dtype`` that autocast, which makes scores and bias smaller, leaves finite.
+
+    Of infinities a row that sees nothing has no softmax.
+    """
+    lowest = torch.finfo(dtype).min
+    return (
+        max(lowest, torch.finfo(torch.get_autocast_dtype(device)).min) if torch.is_autocast_enabled(device) else lowest
+    )
 
 
 def check_mask(name: str, mask: Tensor | None) -> None:

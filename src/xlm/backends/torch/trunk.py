@@ -18,6 +18,7 @@ from xlm.backends.torch.heads import Pooler
 from xlm.backends.torch.layout import Padded, Ragged, check_mask, cross_attention_bias, self_attention_bias
 from xlm.backends.torch.ops import PLAIN
 from xlm.backends.torch.pretrained import PreTrainedModel
+from xlm.backends.torch.tracing import in_graph
 from xlm.backends.torch.transfer import host_tensor, upload
 from xlm.batches.batch import Batch, positions_after_padding, positions_after_padding_packed
 from xlm.errors import InputError
@@ -139,7 +140,8 @@ class TrunkModel(PreTrainedModel):
         """
         check_ids("input_ids", batch.ids, self.spec.vocab_size, "the vocabulary")
         positions = self._packed_positions(batch) if batch.position_ids is None else batch.position_ids
-        self._check_extra(positions, batch.token_type_ids, batch.languages)
+        ours = batch.position_ids is None and self._fit(max(batch.lengths or (), default=0))
+        self._check_extra(None if ours else positions, batch.token_type_ids, batch.languages)
         device = self.device
         ids, places, types, languages = (
             None if rows is None else upload(rows, device)
@@ -214,7 +216,8 @@ class TrunkModel(PreTrainedModel):
                 f"{total} tokens: the model has positions for {spec.max_tokens} "
                 f"(max_position_embeddings={spec.max_positions})"
             )
-        self._check_extra(positions, types, languages)
+        ours = call.position_ids is None and self._fit(total if whole else past + total)
+        self._check_extra(None if ours else positions, types, languages)
         positions, types, languages = (
             None if t is None else t[:, total - new :].reshape(-1) for t in (positions, types, languages)
         )
@@ -286,7 +289,7 @@ class TrunkModel(PreTrainedModel):
             if call.input_ids is None:
                 return torch.ones(batch, total, dtype=torch.long, device=source.device)
             lengths = (call.input_ids != self.spec.pad_id).sum(dim=1)
-        elif not torch.compiler.is_compiling():
+        elif not in_graph():
             if tuple(lengths.shape) != (batch,):
                 raise InputError(f"lengths of shape {tuple(lengths.shape)}: must be ({batch},)")
             if batch and (int(lengths.max()) > total or int(lengths.min()) < 0):
@@ -318,9 +321,14 @@ class TrunkModel(PreTrainedModel):
             raise InputError(f"{name} of shape {tuple(value.shape)}: must be {(batch, total)} like the input")
         return value.expand(batch, total)
 
-    def _check_extra(self, positions: Tensor, types: Tensor | None, languages: Tensor | None) -> None:
+    def _fit(self, tokens: int) -> bool:
+        """Whether positions that the model counts itself for so many tokens are in its table, without a look at them: the
+        host would wait for a GPU. Never asked inside a compiled graph, which serves other numbers too."""
+        return in_graph() or tokens <= self.spec.max_tokens
+
+    def _check_extra(self, positions: Tensor | None, types: Tensor | None, languages: Tensor | None) -> None:
         spec = self.spec
-        if spec.position_kind == "absolute":
+        if positions is not None and spec.position_kind == "absolute":
             check_ids("position_ids", positions, spec.max_positions, f"the longest input has {spec.max_tokens} tokens")
         if types is not None:
             limit = spec.vocab_size if spec.token_types_from_words else spec.num_token_types
