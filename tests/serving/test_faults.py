@@ -350,7 +350,7 @@ def test_72_the_work_of_a_client_that_left_is_dropped() -> None:
 
 def test_73_a_bad_text_fails_alone() -> None:
     engine = xlm.load()
-    states = engine.model.states
+    states = engine.states
     poison = engine.tokenizer("poison")["input_ids"]
 
     def picky(batch: Any) -> Any:
@@ -359,7 +359,7 @@ def test_73_a_bad_text_fails_alone() -> None:
         time.sleep(0.05)
         return states(batch)
 
-    engine.model.states = picky
+    engine.states = picky
     with running({"mini": engine}) as address, same_bits_after(address), ThreadPoolExecutor(9) as pool:
         calls = [pool.submit(post, address, "/embed", inputs=text) for text in ["poison", *TEXTS]]
         calls += [pool.submit(post, address, "/v1/embeddings", input=text) for text in TEXTS[:3]]
@@ -370,16 +370,19 @@ def test_73_a_bad_text_fails_alone() -> None:
 
 def test_74_when_the_models_thread_dies_nobody_hangs() -> None:
     engine = xlm.load()
-    begun = threading.Event()
+    states, dying, begun = engine.states, threading.Event(), threading.Event()
 
     def fatal(batch: Any) -> Any:
+        if not dying.is_set():
+            return states(batch)
         begun.set()
         time.sleep(0.3)
         raise SystemExit("dead")
 
+    engine.states = fatal
     with running({"mini": engine}, Settings(tokens_a_pack=16)) as address, ThreadPoolExecutor(8) as pool:
         assert post(address, "/embed", **GOOD).status_code == 200
-        engine.model.states = fatal
+        dying.set()
         calls = [pool.submit(post, address, "/embed", inputs=[text] * 5) for text in TEXTS]
         calls.append(pool.submit(post, address, "/fill-mask", inputs="A <mask>."))
         assert begun.wait(20)
@@ -409,14 +412,14 @@ def test_76_no_text_and_no_key_in_logs(caplog: pytest.LogCaptureFixture, monkeyp
     real = hmac.compare_digest
     monkeypatch.setattr(gate.hmac, "compare_digest", lambda a, b: (compared.append((a, b)), real(a, b))[1])
     engine = xlm.load()
-    states = engine.model.states
+    states = engine.states
 
     def picky(batch: Any) -> Any:
         if len(batch.ids) > 40:
             raise RuntimeError(told)
         return states(batch)
 
-    engine.model.states = picky
+    engine.states = picky
     with (
         caplog.at_level(logging.DEBUG),
         caplog.at_level(logging.DEBUG, "xlm.serving.access"),  # a command that ran before may have quietened "xlm"
@@ -441,8 +444,8 @@ def test_76_no_text_and_no_key_in_logs(caplog: pytest.LogCaptureFixture, monkeyp
 def test_77_sigterm_drains(times: int) -> None:
     code = (
         "import time, xlm\nfrom xlm.serving.run import run\nfrom xlm.serving.settings import Settings\n"
-        "engine = xlm.load()\nstates = engine.model.states\n"
-        "engine.model.states = lambda batch: (time.sleep(0.25), states(batch))[1]\n"
+        "engine = xlm.load()\nstates = engine.states\n"
+        "engine.states = lambda batch: (time.sleep(0.25), states(batch))[1]\n"
         "run({'mini': lambda: engine}, Settings(tokens_a_pack=64), port=0, say=lambda text: print(text, flush=True))\n"
     )
     process = subprocess.Popen(

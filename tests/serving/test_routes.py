@@ -217,13 +217,13 @@ class Slow:
     """An engine whose model takes its time."""
 
     def __init__(self, engine: Any, seconds: float) -> None:
-        states = engine.model.states
+        states = engine.states
 
         def slowly(batch: Any) -> Any:
             time.sleep(seconds)
             return states(batch)
 
-        engine.model.states = slowly
+        engine.states = slowly
         self.engine = engine
 
 
@@ -299,7 +299,7 @@ def test_too_much_waiting_is_429_and_late_is_504() -> None:
 
 def test_a_row_that_fails_fails_alone(offline: Any) -> None:
     engine = xlm.load()
-    states = engine.model.states
+    states = engine.states
     poison = engine.tokenizer("poison")["input_ids"]
 
     def picky(batch: Any) -> Any:
@@ -307,7 +307,7 @@ def test_a_row_that_fails_fails_alone(offline: Any) -> None:
             raise RuntimeError("out of memory")
         return states(batch)
 
-    engine.model.states = picky
+    engine.states = picky
     with running({"mini": engine}) as address, ThreadPoolExecutor(4) as pool:
         barrier = threading.Barrier(4)
 
