@@ -158,7 +158,9 @@ def test_the_documented_table_of_processors(has, wanted, monkeypatch: pytest.Mon
     assert all(text.startswith(start) for text, start in zip(ops_cpu.choices().values(), wanted, strict=True))
 
 
-def varlen_by_loop(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, *, window_size):
+def varlen_by_loop(
+    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, *, window_size, num_splits=None
+):
     """What PyTorch's kernel computes, (tokens, heads, d), sequence by sequence."""
     out = torch.zeros_like(q)
     ends = cu_q.tolist()

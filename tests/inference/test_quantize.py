@@ -219,6 +219,7 @@ def test_int8_folders_are_not_widened_without_a_word(
     config.quantization_config = {"quant_method": loading.METHOD}
     config.save_pretrained(folder)
     monkeypatch.setattr(loading, "find_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
     def stop(*_: object, **options: object) -> None:
         raise KeyError(str(options["dtype"]))

@@ -220,7 +220,7 @@ def test_classes_targets_and_answers(tokenizer: Any) -> None:
     assert many.problem == "multi" and many.target(TextExample("a", label=("y",)), "").tolist() == [0.0, 1.0]
     with pytest.raises(InputError, match="mixed kinds"):
         Classify.of([TextExample("a", label=0.5), TextExample("b", label="x")])
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(CheckpointError, match="not finite"):
         task.answers(examples, features, [np.array([np.nan, 0.0])] * 3)
 
 
